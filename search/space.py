@@ -1,0 +1,126 @@
+"""What a space of architectures offers: the protocol every space keeps and the values it speaks in."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+Json = Any  # a value that `json` writes and reads back unchanged
+
+GENOTYPE_VERSION = 1
+
+
+class InvalidGenotypeError(ValueError):
+    """A genotype names something its space does not have; the message names the place and the legal choices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a network has to fit: pictures of `channels` × `side` × `side` in, `classes` logits out."""
+
+    channels: int
+    side: int
+    classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a network costs, known before it is built.
+
+    params: trainable numbers. flops: multiply-adds of one forward pass of one picture.
+    activations: numbers kept for the backward pass of one picture.
+    """
+
+    params: int
+    flops: int
+    activations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Genotype:
+    """An architecture as data: the space it belongs to and its genes, as canonical JSON so that equal means equal."""
+
+    space: str
+    genes_json: str
+
+    @classmethod
+    def of(cls, space: str, genes: Mapping[str, Json]) -> "Genotype":
+        return cls(space, json.dumps(genes, sort_keys=True, separators=(",", ":")))
+
+    @property
+    def genes(self) -> dict[str, Json]:
+        return dict(json.loads(self.genes_json))
+
+    def to_json(self) -> dict[str, Json]:
+        return {"version": GENOTYPE_VERSION, "space": self.space, "genes": self.genes}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Json]) -> "Genotype":
+        """Raises InvalidGenotypeError for another version or a missing field; the space checks the genes."""
+        if document.get("version") != GENOTYPE_VERSION:
+            raise InvalidGenotypeError(
+                f"genotype version {document.get('version')!r} is unknown; this engine reads {GENOTYPE_VERSION}"
+            )
+        if not isinstance(document.get("space"), str) or not isinstance(document.get("genes"), Mapping):
+            raise InvalidGenotypeError("a genotype needs `space` (a name) and `genes` (an object)")
+        return cls.of(document["space"], document["genes"])
+
+    def digest(self) -> str:
+        return hashlib.sha256(f"{self.space}:{self.genes_json}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a network is trained. Some spaces make it a part of the genotype; `cell` uses one for all.
+
+    learning_rate: peak of the one-cycle schedule. translate: largest shift in pixels at `side`, as a fraction of it.
+    cutout: side of the erased square as a fraction of the picture's. flip: mirrored copies are the same class.
+    side: training resolution in pixels (pictures are resized from the packed ones). mirror_at_test: average the
+    logits of a picture and its mirror image.
+    """
+
+    side: int
+    batch_size: int = 128
+    learning_rate: float = 1.0
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    flip: bool = True
+    translate: float = 0.0625
+    cutout: float = 0.0
+    mirror_at_test: bool = False
+
+
+@runtime_checkable
+class Space(Protocol):
+    """A set of architectures for one `Shape`. Pure: the same arguments give the same answer."""
+
+    name: str
+    shape: Shape
+
+    def sample(self, random: Random) -> Genotype: ...
+    def mutate(self, genotype: Genotype, random: Random) -> Genotype: ...
+    def neighbours(self, genotype: Genotype) -> Iterator[Genotype]: ...
+    def key(self, genotype: Genotype) -> str: ...  # isomorphic architectures share it
+    def features(self, genotype: Genotype) -> NDArray[np.float32]: ...  # (F,), fixed F per space and shape
+    def check(self, genotype: Genotype) -> None: ...  # raises InvalidGenotypeError
+    def cost(self, genotype: Genotype) -> Cost: ...  # at the recipe's resolution
+    def recipe(self, genotype: Genotype) -> Recipe: ...
+    def build(self, genotype: Genotype) -> nn.Module: ...  # (B, C, side, side) normalised -> (B, classes)
+    def describe(self, genotype: Genotype) -> str: ...  # one sentence for a reader
+
+
+__all__: Sequence[str] = (
+    "Cost",
+    "Genotype",
+    "InvalidGenotypeError",
+    "Json",
+    "Recipe",
+    "Shape",
+    "Space",
+)
