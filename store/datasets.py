@@ -1,0 +1,232 @@
+"""Data sets, their frozen versions, examples and findings."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from psycopg import Connection
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from store import jobs
+from store.errors import ConflictError, NotFoundError, RefusedError
+from store.ids import NAME, NAME_RULE, is_id, new_id
+from store.states import DatasetState, SearchState, is_final, sources
+from store.tables import Dataset, DatasetVersion, DoomedObject, Example, Finding, Job, ReportLine, Search
+
+UPLOAD_KEPT_FOR = timedelta(days=1)
+EXAMPLE_COLUMNS = (
+    "number", "path", "label", "split", "sha256", "phash", "width", "height", "size_bytes", "format",
+    "shard", "shard_offset", "shard_length",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """What an import made, in the store's words; `examples` yields tuples in the order of EXAMPLE_COLUMNS."""
+
+    content_hash: str
+    labels: Sequence[str]
+    preprocessing: Mapping[str, Any]
+    images_key: str
+    index_key: str
+    shard_keys: Sequence[str]
+    size_bytes: int
+    stats: Mapping[str, Any]
+    example_count: int
+    examples: Iterable[tuple[Any, ...]]
+    findings: Sequence[Mapping[str, Any]]  # kind, severity, message, labels, examples
+
+
+def check_name(noun: str, name: str) -> str:
+    """Raises RefusedError for a name that is none or looks like an id."""
+    if not NAME.match(name) or is_id(noun, name):
+        raise RefusedError(f"{name!r} cannot name a {noun}; accepted: {NAME_RULE}, and not the form of an id", "name")
+    return name
+
+
+def create(session: Session, name: str, task: str, description: str = "") -> Dataset:
+    """An empty data set. Raises ConflictError when the name is taken."""
+    check_name("dataset", name)
+    made = session.scalar(
+        insert(Dataset)
+        .values(id=new_id("dataset"), name=name, task=task, description=description, state=DatasetState.EMPTY)
+        .on_conflict_do_nothing(index_elements=["name"])
+        .returning(Dataset.id)
+    )
+    if made is None:
+        raise ConflictError(f"there is a data set named {name!r} already; choose another name or import into that one")
+    return session.get_one(Dataset, made)
+
+
+def get(session: Session, reference: str, *, lock: bool = False) -> Dataset:
+    """By id or name. Raises NotFoundError."""
+    column = Dataset.id if is_id("dataset", reference) else Dataset.name
+    statement = select(Dataset).where(column == reference)
+    dataset = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
+    if dataset is None:
+        raise NotFoundError("dataset", reference)
+    return dataset
+
+
+def latest_version(session: Session, dataset: Dataset) -> DatasetVersion | None:
+    return session.scalars(
+        select(DatasetVersion)
+        .where(DatasetVersion.dataset_id == dataset.id)
+        .order_by(DatasetVersion.number.desc())
+        .limit(1)
+    ).one_or_none()
+
+
+def require_version(session: Session, dataset: Dataset, number: int | None = None) -> DatasetVersion:
+    """A version of the data set, the newest unless numbered. Raises ConflictError when there is none to work on."""
+    if number is None:
+        version = latest_version(session, dataset)
+        if version is None:
+            raise ConflictError(
+                f"data set {dataset.name!r} is {dataset.state} and has no examples yet; "
+                f"send some with PUT /v1/datasets/{dataset.name}/data"
+            )
+        return version
+    version = session.scalars(
+        select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id, DatasetVersion.number == number)
+    ).one_or_none()
+    if version is None:
+        raise NotFoundError("version", f"{dataset.name}/{number}")
+    return version
+
+
+def doom(session: Session, keys: Iterable[str], after: timedelta = timedelta(0)) -> None:
+    """Have the sweep delete objects, `after` from now; `spare` takes it back."""
+    for key in keys:
+        session.execute(
+            insert(DoomedObject)
+            .values(key=key, due_at=func.clock_timestamp() + after)
+            .on_conflict_do_update(index_elements=["key"], set_={"due_at": func.clock_timestamp() + after})
+        )
+
+
+def spare(session: Session, keys: Iterable[str]) -> None:
+    for key in keys:
+        doomed = session.get(DoomedObject, key)
+        if doomed is not None:
+            session.delete(doomed)
+    session.flush()
+
+
+def begin_import(session: Session, dataset: Dataset, upload_key: str, options: Mapping[str, Any]) -> Job:
+    """Queue the import of an uploaded object. Raises ConflictError while another import runs."""
+    moved = session.scalar(
+        update(Dataset)
+        .where(Dataset.id == dataset.id, Dataset.state.in_(sources(DatasetState.IMPORTING)))
+        .values(state=DatasetState.IMPORTING, revision=Dataset.revision + 1, updated_at=func.clock_timestamp())
+        .returning(Dataset.id)
+    )
+    if moved is None:
+        raise ConflictError(f"data set {dataset.name!r} is importing already; wait for that job to end or cancel it")
+    session.refresh(dataset)
+    return jobs.create(session, "import", {"upload_key": upload_key, "options": dict(options)}, dataset.id)
+
+
+def add_version(session: Session, dataset_id: str, new: NewVersion) -> DatasetVersion:
+    """Write a version with its examples (COPY: 50,000 rows in about a second) and findings."""
+    last = session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset_id))
+    version = DatasetVersion(
+        id=new_id("version"),
+        dataset_id=dataset_id,
+        number=(last or 0) + 1,
+        content_hash=new.content_hash,
+        labels=list(new.labels),
+        preprocessing=dict(new.preprocessing),
+        images_key=new.images_key,
+        index_key=new.index_key,
+        shard_keys=list(new.shard_keys),
+        example_count=new.example_count,
+        size_bytes=new.size_bytes,
+        stats=dict(new.stats),
+    )
+    session.add(version)
+    session.flush()
+    connection = session.connection().connection.driver_connection
+    assert isinstance(connection, Connection)
+    columns = ", ".join(("version_id", *EXAMPLE_COLUMNS))
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(f"COPY examples ({columns}) FROM STDIN (FORMAT BINARY)") as copy,
+    ):
+        copy.set_types(
+            [
+                "text",
+                "int8",
+                "text",
+                "int8",
+                "int2",
+                "bytea",
+                "int8",
+                "int8",
+                "int8",
+                "int8",
+                "text",
+                "int8",
+                "int8",
+                "int8",
+            ]
+        )
+        for row in new.examples:
+            copy.write_row((version.id, *row))
+    for ordinal, finding in enumerate(new.findings):
+        session.add(Finding(version_id=version.id, ordinal=ordinal, **finding))
+    session.flush()
+    return version
+
+
+def add_report(session: Session, job_id: str, lines: Iterable[tuple[str, str, str]]) -> None:
+    """One (path, reason, action) per refused or mended item of an import; NUL and lone surrogates are spelt out."""
+    rows = [
+        {"job_id": job_id, "ordinal": ordinal, "path": path, "reason": reason, "action": action}
+        for ordinal, (path, reason, action) in enumerate(lines)
+    ]
+    for start in range(0, len(rows), 1000):
+        session.execute(insert(ReportLine), rows[start : start + 1000])
+
+
+def example(session: Session, version: DatasetVersion, number: int) -> Example:
+    found = session.get(Example, (version.id, number))
+    if found is None:
+        raise NotFoundError("example", f"{version.id}/{number}")
+    return found
+
+
+def objects_of(session: Session, dataset: Dataset) -> set[str]:
+    """Every object key that versions of the data set name."""
+    keys: set[str] = set()
+    for version in session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id)):
+        keys |= {version.images_key, version.index_key, *version.shard_keys}
+    return keys
+
+
+def delete(session: Session, dataset: Dataset) -> int:
+    """Delete a data set with its versions, searches and objects; models that came of it stay. Returns bytes freed.
+
+    Raises ConflictError while an import or a search works on it.
+    """
+    session.refresh(dataset, with_for_update=True)
+    if dataset.state is DatasetState.IMPORTING:
+        raise ConflictError(f"data set {dataset.name!r} is importing; cancel that job before deleting it")
+    busy = session.scalars(
+        select(Search.name)
+        .join(DatasetVersion, DatasetVersion.id == Search.version_id)
+        .where(DatasetVersion.dataset_id == dataset.id)
+        .where(Search.state.in_([state for state in SearchState if not is_final(state)]))
+    ).all()
+    if busy:
+        raise ConflictError(f"data set {dataset.name!r} is in use by the search {busy[0]!r}; cancel it first")
+    freed = session.scalar(
+        select(func.coalesce(func.sum(DatasetVersion.size_bytes), 0)).where(DatasetVersion.dataset_id == dataset.id)
+    )
+    doom(session, objects_of(session, dataset))
+    session.delete(dataset)
+    session.flush()
+    return int(freed or 0)

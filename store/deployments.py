@@ -1,0 +1,96 @@
+"""Deployments: a name that answers predictions, and the models behind it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from store import models
+from store.datasets import check_name
+from store.errors import ConflictError, NotFoundError, RefusedError
+from store.ids import is_id, new_id
+from store.states import DeploymentState, sources
+from store.tables import Deployment, DeploymentTarget
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model by any reference, and its share of the requests in per cent."""
+
+    model: str
+    weight: int = 100
+
+
+def _set_targets(session: Session, deployment: Deployment, targets: Sequence[Target]) -> None:
+    total = sum(target.weight for target in targets)
+    if total != 100:
+        raise RefusedError(f"the weights of the targets add up to {total}; they must add up to 100", "targets")
+    rows = {models.get(session, target.model).id: target.weight for target in targets}
+    if len(rows) != len(targets):
+        raise RefusedError("two targets name the same model; give it one weight", "targets")
+    deployment.targets = [DeploymentTarget(model_id=model, weight=weight) for model, weight in rows.items()]
+    session.flush()
+
+
+def create(session: Session, name: str, targets: Sequence[Target]) -> Deployment:
+    """Raises ConflictError for a taken name, NotFoundError for an unknown model, RefusedError for odd weights."""
+    check_name("deployment", name)
+    made = session.scalar(
+        insert(Deployment)
+        .values(id=new_id("deployment"), name=name, state=DeploymentState.DEPLOYED)
+        .on_conflict_do_nothing(index_elements=["name"])
+        .returning(Deployment.id)
+    )
+    if made is None:
+        raise ConflictError(f"there is a deployment named {name!r} already; PATCH it to point it at another model")
+    deployment = session.get_one(Deployment, made)
+    _set_targets(session, deployment, targets)
+    return deployment
+
+
+def get(session: Session, reference: str, *, lock: bool = False) -> Deployment:
+    """By id or name. Raises NotFoundError."""
+    column = Deployment.id if is_id("deployment", reference) else Deployment.name
+    statement = select(Deployment).where(column == reference)
+    deployment = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
+    if deployment is None:
+        raise NotFoundError("deployment", reference)
+    return deployment
+
+
+def retarget(session: Session, deployment: Deployment, targets: Sequence[Target]) -> None:
+    """Send the requests elsewhere, all at once."""
+    deployment.targets.clear()
+    session.flush()
+    _set_targets(session, deployment, targets)
+    _touch(session, deployment)
+
+
+def move(session: Session, deployment: Deployment, to: DeploymentState) -> None:
+    """Deploy or undeploy. Raises ConflictError when it is so already."""
+    moved = session.scalar(
+        update(Deployment)
+        .where(Deployment.id == deployment.id, Deployment.state.in_(sources(to)))
+        .values(state=to)
+        .returning(Deployment.id)
+    )
+    if moved is None:
+        raise ConflictError(f"deployment {deployment.name!r} is {deployment.state} already")
+    _touch(session, deployment)
+
+
+def _touch(session: Session, deployment: Deployment) -> None:
+    session.execute(
+        update(Deployment)
+        .where(Deployment.id == deployment.id)
+        .values(revision=Deployment.revision + 1, updated_at=func.clock_timestamp())
+    )
+    session.refresh(deployment)
+
+
+def delete(session: Session, deployment: Deployment) -> None:
+    """Delete the name; the models stay."""
+    session.delete(deployment)
+    session.flush()

@@ -1,0 +1,130 @@
+"""Models: trained networks under a name, in numbered versions."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from store import blobs, events
+from store.errors import ConflictError, NotFoundError
+from store.ids import is_id, new_id
+from store.tables import Blob, Deployment, DeploymentTarget, Evaluation, Model, Search, Trial
+
+REFERENCE = re.compile(r"^(?P<name>[^@]+)@(?P<number>[1-9][0-9]{0,8})$")
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training left behind, in the store's words. `parity` is max |torch - ONNX Runtime| over scores."""
+
+    weights: bytes
+    onnx: bytes
+    parity: float
+    genotype: Mapping[str, Any]
+    description: str
+    preprocessing: Mapping[str, Any]
+    labels: Sequence[str]
+    metrics: Mapping[str, Any]
+    params: int
+    flops: int
+    lineage: Mapping[str, Any]
+
+
+def register(session: Session, search: Search, trial: Trial, trained: Trained) -> Model:
+    """The next version of the model named after the search; blobs are written first. The caller holds the search's row."""
+    weights = blobs.put(session, trained.weights)
+    onnx = blobs.put(session, trained.onnx)
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"model/{search.name}", 0))))
+    last = session.scalar(select(func.max(Model.number)).where(Model.name == search.name)) or 0
+    model = Model(
+        id=new_id("model"),
+        name=search.name,
+        number=last + 1,
+        search_id=search.id,
+        trial_id=trial.id,
+        version_id=search.version_id,
+        genotype=dict(trained.genotype),
+        description=trained.description,
+        preprocessing=dict(trained.preprocessing),
+        labels=list(trained.labels),
+        metrics=dict(trained.metrics),
+        weights_sha256=weights,
+        onnx_sha256=onnx,
+        parity=trained.parity,
+        params=trained.params,
+        flops=trained.flops,
+        size_bytes=len(trained.onnx),
+        lineage=dict(trained.lineage),
+    )
+    session.add(model)
+    session.flush()
+    session.refresh(model)
+    events.append(
+        session,
+        search.id,
+        "model",
+        {
+            "id": model.id,
+            "name": model.name,
+            "version": model.number,
+            "trial_id": trial.id,
+            "purpose": trial.purpose,
+            "score": trial.score,
+            "description": model.description,
+        },
+    )
+    return model
+
+
+def get(session: Session, reference: str) -> Model:
+    """By id, by name (its newest version) or as `name@3`. Raises NotFoundError."""
+    statement = select(Model)
+    if is_id("model", reference):
+        statement = statement.where(Model.id == reference)
+    elif numbered := REFERENCE.match(reference):
+        statement = statement.where(Model.name == numbered["name"], Model.number == int(numbered["number"]))
+    else:
+        statement = statement.where(Model.name == reference).order_by(Model.number.desc()).limit(1)
+    model = session.scalars(statement).one_or_none()
+    if model is None:
+        raise NotFoundError("model", reference)
+    return model
+
+
+def evaluations(session: Session, model: Model) -> Sequence[Evaluation]:
+    return session.scalars(select(Evaluation).where(Evaluation.model_id == model.id).order_by(Evaluation.id)).all()
+
+
+def deployed_as(session: Session, model: Model) -> Sequence[str]:
+    """The names of the deployments that send requests to it."""
+    return session.scalars(
+        select(Deployment.name).join(DeploymentTarget).where(DeploymentTarget.model_id == model.id)
+    ).all()
+
+
+def delete(session: Session, model: Model) -> int:
+    """Delete one version; returns the bytes freed at the next sweep. Raises ConflictError, naming the deployments."""
+    session.refresh(model, with_for_update=True)
+    if names := deployed_as(session, model):
+        raise ConflictError(
+            f"model {model.name}@{model.number} answers the deployment {names[0]!r}; "
+            "point that elsewhere or delete it first"
+        )
+    working = session.scalars(
+        select(Search).where(Search.model_id == model.id, Search.ended_at.is_(None))
+    ).one_or_none()
+    if working is not None:
+        raise ConflictError(
+            f"model {model.name}@{model.number} is the best so far of the running search {working.name!r}"
+        )
+    freed = session.scalar(
+        select(func.coalesce(func.sum(Blob.size_bytes), 0)).where(
+            Blob.sha256.in_([model.weights_sha256, model.onnx_sha256])
+        )
+    )
+    session.delete(model)
+    session.flush()
+    return int(freed or 0)

@@ -1,0 +1,214 @@
+"""Searches: their life, their clock, their best so far."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from store import events
+from store.database import hint
+from store.datasets import check_name
+from store.errors import ConflictError, NotFoundError, RefusedError
+from store.ids import is_id, new_id
+from store.queue import Hint, Task
+from store.states import SearchState, TrialState, is_final, sources
+from store.tables import Dataset, DatasetVersion, Event, Search, Trial
+
+MAX_BUDGET_S = 30 * 24 * 3600.0
+MAX_BUDGET_TRIALS = 100_000
+# A worker that is alive ticks every heartbeat; what lies between a tick and its death is not worked time.
+MAX_TICK_S = 5.0
+
+
+def create(
+    session: Session,
+    dataset: Dataset,
+    version: DatasetVersion,
+    *,
+    name: str | None,
+    objective: str,
+    space: str,
+    space_options: Mapping[str, Any],
+    strategy: str,
+    strategy_options: Mapping[str, Any],
+    seed: int,
+    budget_s: float | None,
+    budget_trials: int | None,
+) -> Search:
+    """A queued search; the first turn is taken once this transaction commits. Raises ConflictError for a taken name."""
+    if len(version.labels) < 2:
+        raise RefusedError(f"data set {dataset.name!r} has one label; a classifier needs two", "dataset")
+    search_id = new_id("search")
+    search_name = check_name("search", name) if name is not None else _free_name(session, dataset.name)
+    made = session.scalar(
+        insert(Search)
+        .values(
+            id=search_id,
+            name=search_name,
+            version_id=version.id,
+            objective=objective,
+            space=space,
+            space_options=dict(space_options),
+            strategy=strategy,
+            strategy_options=dict(strategy_options),
+            seed=seed,
+            budget_s=budget_s,
+            budget_trials=budget_trials,
+            state=SearchState.QUEUED,
+        )
+        .on_conflict_do_nothing(index_elements=["name"])
+        .returning(Search.id)
+    )
+    if made is None:
+        raise ConflictError(f"there is a search named {search_name!r} already; choose another name or leave it out")
+    search = session.get_one(Search, made)
+    record(session, search)
+    hint(session, Hint(Task.ADVANCE, search.id))
+    return search
+
+
+def _free_name(session: Session, base: str) -> str:
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"search-name/{base}", 0))))
+    taken = set(session.scalars(select(Search.name).where(Search.name.startswith(base[:50], autoescape=True))))
+    return next(name for number in range(1, len(taken) + 2) if (name := f"{base[:50]}-{number}") not in taken)
+
+
+def get(session: Session, reference: str, *, lock: bool = False) -> Search:
+    """By id or name. Raises NotFoundError."""
+    column = Search.id if is_id("search", reference) else Search.name
+    statement = select(Search).where(column == reference)
+    search = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
+    if search is None:
+        raise NotFoundError("search", reference)
+    return search
+
+
+def record(session: Session, search: Search) -> None:
+    """Tell the followers how the search stands."""
+    events.append(
+        session,
+        search.id,
+        "search",
+        {
+            "state": search.state.value,
+            "spent_s": round(search.spent_s, 1),
+            "budget_s": search.budget_s,
+            "budget_trials": search.budget_trials,
+            "best_trial_id": search.best_trial_id,
+            "model_id": search.model_id,
+            "error": search.error,
+        },
+    )
+
+
+def move(session: Session, search: Search, to: SearchState, **values: Any) -> None:
+    """Walk an edge of states.py. Raises ConflictError when there is none from where the search stands."""
+    if is_final(to):
+        values["ended_at"] = func.clock_timestamp()
+    moved = session.scalar(
+        update(Search)
+        .where(Search.id == search.id, Search.state.in_(sources(to)))
+        .values(state=to, revision=Search.revision + 1, hinted_at=func.clock_timestamp(), **values)
+        .returning(Search.id)
+    )
+    session.refresh(search)
+    if moved is None:
+        raise ConflictError(
+            f"search {search.name!r} is {search.state} and cannot become {to}; "
+            f"that is possible from: {', '.join(sources(to))}"
+        )
+    record(session, search)
+
+
+def tick(session: Session, search_id: str, at_most_s: float = MAX_TICK_S) -> tuple[float, Search]:
+    """Count the time since the last tick as worked, `at_most_s` of it; returns (spent seconds, the row, locked).
+
+    Several workers tick one search: the sum is the time during which at least one of them worked, never their sum.
+    """
+    gap = func.extract("epoch", func.clock_timestamp() - func.coalesce(Search.ticked_at, func.clock_timestamp()))
+    search = session.scalars(
+        update(Search)
+        .where(Search.id == search_id)
+        .values(
+            spent_s=Search.spent_s + func.least(func.greatest(gap, 0.0), at_most_s),
+            ticked_at=func.clock_timestamp(),
+        )
+        .returning(Search)
+        .execution_options(populate_existing=True)
+    ).one()
+    return search.spent_s, search
+
+
+def request_cancel(session: Session, search: Search) -> None:
+    """Ask for the end: running trials hear it at their next heartbeat, the best so far stays. Idempotent until ended."""
+    if is_final(search.state):
+        raise ConflictError(f"search {search.name!r} has already {search.state}; there is nothing to cancel")
+    if search.cancel_requested_at is None:
+        session.execute(
+            update(Search)
+            .where(Search.id == search.id)
+            .values(cancel_requested_at=func.clock_timestamp(), revision=Search.revision + 1)
+        )
+        session.refresh(search)
+        record(session, search)
+    hint(session, Hint(Task.ADVANCE, search.id))
+
+
+def pause(session: Session, search: Search) -> None:
+    """Stop after the next checkpoint; the clock stands still. Raises ConflictError unless queued or running."""
+    move(session, search, SearchState.PAUSED)
+
+
+def resume(session: Session, search: Search) -> None:
+    """Go on where it stood. Raises ConflictError unless paused."""
+    if search.state is not SearchState.PAUSED:
+        raise ConflictError(f"search {search.name!r} is {search.state}; only a paused search can be resumed")
+    move(session, search, SearchState.RUNNING, ticked_at=None)
+    session.execute(
+        update(Trial)
+        .where(Trial.search_id == search.id, Trial.state == TrialState.QUEUED)
+        .values(hinted_at=func.clock_timestamp() - timedelta(hours=1))
+    )
+    hint(session, Hint(Task.ADVANCE, search.id))
+
+
+def extend(session: Session, search: Search, seconds: float | None, trials: int | None) -> None:
+    """Add to the budget, in the unit it was given in. Raises ConflictError once ended, RefusedError for the other unit."""
+    if is_final(search.state) or search.cancel_requested_at is not None:
+        state = search.state if is_final(search.state) else "being cancelled"
+        raise ConflictError(f"search {search.name!r} is {state}; start a new search instead")
+    if (seconds is None) == (search.budget_s is not None):
+        unit = "minutes" if search.budget_s is not None else "trials"
+        raise RefusedError(f"the budget of search {search.name!r} is in {unit}; extend it in {unit}", "budget")
+    if seconds is not None and search.budget_s is not None and search.budget_s + seconds > MAX_BUDGET_S:
+        raise RefusedError(f"a budget may grow to {MAX_BUDGET_S / 60:.0f} minutes at most", "budget.minutes")
+    if trials is not None and search.budget_trials is not None and search.budget_trials + trials > MAX_BUDGET_TRIALS:
+        raise RefusedError(f"a budget may grow to {MAX_BUDGET_TRIALS} trials at most", "budget.trials")
+    session.execute(
+        update(Search)
+        .where(Search.id == search.id)
+        .values(
+            budget_s=Search.budget_s + seconds if seconds is not None else Search.budget_s,
+            budget_trials=Search.budget_trials + trials if trials is not None else Search.budget_trials,
+            revision=Search.revision + 1,
+        )
+    )
+    session.refresh(search)
+    if search.state is SearchState.FINISHING:
+        move(session, search, SearchState.RUNNING)
+    else:
+        record(session, search)
+    hint(session, Hint(Task.ADVANCE, search.id))
+
+
+def delete(session: Session, search: Search) -> None:
+    """Delete an ended search with its trials and events; its models stay. Raises ConflictError while it works."""
+    if not is_final(search.state):
+        raise ConflictError(f"search {search.name!r} is {search.state}; cancel it before deleting it")
+    session.execute(sql_delete(Event).where(Event.stream == search.id))
+    session.delete(search)
+    session.flush()

@@ -1,0 +1,455 @@
+"""The tables. What a state implies stands in CHECK constraints; the functions per noun keep the rest."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Enum,
+    Float,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    func,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from store.states import DatasetState, DeploymentState, JobState, SearchState, TrialState
+
+Json = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012  SQLAlchemy reads it from the class
+        str: Text(),
+        int: BigInteger(),
+        float: Float(53),
+        datetime: DateTime(timezone=True),
+        bytes: LargeBinary(),
+        Json: JSONB(none_as_null=True),
+        list[str]: JSONB(none_as_null=True),
+        list[int]: JSONB(none_as_null=True),
+        list[Json]: JSONB(none_as_null=True),
+    }
+
+
+def state_column(kind: type[StrEnum], first: StrEnum) -> Mapped[Any]:
+    """A state kept as text, with a CHECK that lists the legal ones."""
+    values = Enum(
+        kind,
+        native_enum=False,
+        create_constraint=True,
+        name="state",
+        length=16,
+        values_callable=lambda members: [member.value for member in members],
+    )
+    return mapped_column(values, default=first, server_default=first.value)
+
+
+def created_column() -> Mapped[datetime]:
+    return mapped_column(server_default=func.clock_timestamp())
+
+
+class Dataset(Base):
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    task: Mapped[str]
+    description: Mapped[str] = mapped_column(server_default="")
+    state: Mapped[DatasetState] = state_column(DatasetState, DatasetState.EMPTY)
+    revision: Mapped[int] = mapped_column(server_default="1")
+    created_at: Mapped[datetime] = created_column()
+    updated_at: Mapped[datetime] = created_column()
+
+    versions: Mapped[list["DatasetVersion"]] = relationship(
+        back_populates="dataset", order_by="DatasetVersion.number", passive_deletes=True, cascade="all"
+    )
+
+    __table_args__ = (CheckConstraint("task IN ('image_classification')", "task"),)
+
+
+class DatasetVersion(Base):
+    """Frozen: what a search saw stays what it saw."""
+
+    __tablename__ = "dataset_versions"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    content_hash: Mapped[str]
+    labels: Mapped[list[str]]
+    preprocessing: Mapped[Json]
+    images_key: Mapped[str]  # (N, side, side, channels) uint8 .npy in the object store
+    index_key: Mapped[str]  # labels and splits, .npz
+    shard_keys: Mapped[list[str]]  # the uploaded bytes, concatenated
+    example_count: Mapped[int]
+    size_bytes: Mapped[int]  # of all objects
+    stats: Mapped[Json]  # label histogram per split, counts of the import
+    created_at: Mapped[datetime] = created_column()
+
+    dataset: Mapped[Dataset] = relationship(back_populates="versions")
+
+    __table_args__ = (
+        UniqueConstraint("dataset_id", "number"),
+        CheckConstraint("example_count > 0", "not_empty"),
+    )
+
+
+class Example(Base):
+    __tablename__ = "examples"
+
+    version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)  # its place in images.npy
+    path: Mapped[str]
+    label: Mapped[int]
+    split: Mapped[int] = mapped_column(SmallInteger)  # 0 train, 1 validation, 2 test
+    sha256: Mapped[bytes]
+    phash: Mapped[int]
+    width: Mapped[int]
+    height: Mapped[int]
+    size_bytes: Mapped[int]
+    format: Mapped[str]
+    shard: Mapped[int]
+    shard_offset: Mapped[int]
+    shard_length: Mapped[int]
+
+    __table_args__ = (
+        CheckConstraint("split IN (0, 1, 2)", "split"),
+        Index(None, "version_id", "label", "number"),
+    )
+
+
+class Finding(Base):
+    __tablename__ = "findings"
+
+    version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id", ondelete="CASCADE"), primary_key=True)
+    ordinal: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    severity: Mapped[str]
+    message: Mapped[str]
+    labels: Mapped[list[str]]
+    examples: Mapped[list[int]]  # numbers, the first few
+
+    __table_args__ = (CheckConstraint("severity IN ('info', 'warning', 'error')", "severity"),)
+
+
+class Job(Base):
+    """A slow thing that is no search: claimed, leased, resumable."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    state: Mapped[JobState] = state_column(JobState, JobState.QUEUED)
+    attempt: Mapped[int] = mapped_column(server_default="0")  # fences: every claim raises it
+    losses: Mapped[int] = mapped_column(server_default="0")  # how often its worker died under it
+    lease_until: Mapped[datetime | None]
+    worker: Mapped[str | None]
+    hinted_at: Mapped[datetime] = created_column()
+    cancel_requested_at: Mapped[datetime | None]
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"))
+    payload: Mapped[Json]
+    progress: Mapped[Json] = mapped_column(server_default="{}")
+    result: Mapped[Json | None]
+    error: Mapped[Json | None]
+    created_at: Mapped[datetime] = created_column()
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("kind IN ('import', 'evaluation', 'export', 'batch_prediction')", "kind"),
+        CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", "running_has_lease"),
+        CheckConstraint("state <> 'succeeded' OR result IS NOT NULL", "succeeded_has_result"),
+        CheckConstraint("state <> 'failed' OR error IS NOT NULL", "failed_has_error"),
+        Index(None, "state", "lease_until"),
+    )
+
+
+class ReportLine(Base):
+    """What became of one item of an import that was refused or mended."""
+
+    __tablename__ = "report_lines"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    ordinal: Mapped[int] = mapped_column(primary_key=True)
+    path: Mapped[str]
+    reason: Mapped[str]
+    action: Mapped[str]
+
+
+class Search(Base):
+    __tablename__ = "searches"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id", ondelete="CASCADE"))
+    objective: Mapped[str]
+    space: Mapped[str]
+    space_options: Mapped[Json] = mapped_column(server_default="{}")
+    strategy: Mapped[str]
+    strategy_options: Mapped[Json] = mapped_column(server_default="{}")
+    strategy_state: Mapped[Json | None]
+    floor: Mapped[Json | None]  # the fixed genotype, chosen at the first turn
+    seed: Mapped[int]
+    budget_s: Mapped[float | None]
+    budget_trials: Mapped[int | None]
+    spent_s: Mapped[float] = mapped_column(server_default="0")
+    ticked_at: Mapped[datetime | None]  # until when `spent_s` counts
+    state: Mapped[SearchState] = state_column(SearchState, SearchState.QUEUED)
+    hinted_at: Mapped[datetime] = created_column()
+    cancel_requested_at: Mapped[datetime | None]
+    best_trial_id: Mapped[str | None]
+    model_id: Mapped[str | None]  # the best so far, deployable
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = created_column()
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    revision: Mapped[int] = mapped_column(server_default="1")
+
+    version: Mapped[DatasetVersion] = relationship()
+
+    __table_args__ = (
+        CheckConstraint("(budget_s IS NULL) <> (budget_trials IS NULL)", "one_budget"),
+        CheckConstraint("state <> 'succeeded' OR model_id IS NOT NULL", "succeeded_has_model"),
+        CheckConstraint("state <> 'failed' OR error IS NOT NULL", "failed_has_error"),
+        Index(None, "state"),
+    )
+
+
+class Trial(Base):
+    __tablename__ = "trials"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    purpose: Mapped[str]
+    candidate: Mapped[Json]  # genotype, fidelity, parent
+    key: Mapped[str]  # canonical: isomorphic architectures share it
+    seed: Mapped[int]
+    warm_start_id: Mapped[str | None]
+    state: Mapped[TrialState] = state_column(TrialState, TrialState.QUEUED)
+    attempt: Mapped[int] = mapped_column(server_default="0")  # fences: every claim raises it
+    losses: Mapped[int] = mapped_column(server_default="0")  # how often its worker died under it
+    lease_until: Mapped[datetime | None]
+    worker: Mapped[str | None]
+    hinted_at: Mapped[datetime] = created_column()
+    told_at: Mapped[datetime | None]  # when the strategy heard of it
+    score: Mapped[float | None]
+    metrics: Mapped[Json | None]
+    cost: Mapped[Json | None]
+    curve: Mapped[list[Json]] = mapped_column(server_default="[]")
+    seconds: Mapped[float | None]  # of training, in all attempts that count
+    checkpoint_sha256: Mapped[bytes | None] = mapped_column(ForeignKey("blobs.sha256"))
+    weights_sha256: Mapped[bytes | None] = mapped_column(ForeignKey("blobs.sha256"))
+    error: Mapped[Json | None]
+    created_at: Mapped[datetime] = created_column()
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+    search: Mapped[Search] = relationship()
+
+    __table_args__ = (
+        UniqueConstraint("search_id", "number"),
+        CheckConstraint("purpose IN ('floor', 'explore', 'final')", "purpose"),
+        CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", "running_has_lease"),
+        CheckConstraint("state <> 'succeeded' OR score IS NOT NULL", "succeeded_has_score"),
+        CheckConstraint("state <> 'failed' OR error IS NOT NULL", "failed_has_error"),
+        CheckConstraint("score = score AND abs(score) <> 'Infinity'", "score_is_finite"),
+        Index(None, "state", "lease_until"),
+        Index(None, "search_id", "state"),
+    )
+
+
+class Model(Base):
+    """A trained network under a name; every better one is the next version."""
+
+    __tablename__ = "models"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    number: Mapped[int]  # its version
+    search_id: Mapped[str | None] = mapped_column(ForeignKey("searches.id", ondelete="SET NULL"))
+    trial_id: Mapped[str | None]
+    version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id", ondelete="SET NULL"))
+    genotype: Mapped[Json]
+    description: Mapped[str]  # the architecture in words
+    preprocessing: Mapped[Json]
+    labels: Mapped[list[str]]
+    metrics: Mapped[Json]  # on validation
+    weights_sha256: Mapped[bytes] = mapped_column(ForeignKey("blobs.sha256"))
+    onnx_sha256: Mapped[bytes] = mapped_column(ForeignKey("blobs.sha256"))
+    parity: Mapped[float]  # max |torch - ONNX Runtime| over the checked pictures' scores
+    params: Mapped[int]
+    flops: Mapped[int]
+    size_bytes: Mapped[int]  # of the ONNX file
+    lineage: Mapped[Json]
+    created_at: Mapped[datetime] = created_column()
+
+    __table_args__ = (
+        UniqueConstraint("name", "number"),
+        Index(None, "search_id"),
+        UniqueConstraint("trial_id"),
+    )
+
+
+class Evaluation(Base):
+    """A model on a split."""
+
+    __tablename__ = "evaluations"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id", ondelete="SET NULL"))
+    split: Mapped[str]
+    example_count: Mapped[int]
+    metrics: Mapped[Json]
+    per_label: Mapped[list[Json]]
+    confusion: Mapped[list[Json]]  # rows: true label, columns: predicted
+    created_at: Mapped[datetime] = created_column()
+
+    __table_args__ = (
+        UniqueConstraint("model_id", "version_id", "split"),
+        CheckConstraint("split IN ('validation', 'test')", "split"),
+    )
+
+
+class Deployment(Base):
+    __tablename__ = "deployments"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    state: Mapped[DeploymentState] = state_column(DeploymentState, DeploymentState.DEPLOYED)
+    revision: Mapped[int] = mapped_column(server_default="1")
+    created_at: Mapped[datetime] = created_column()
+    updated_at: Mapped[datetime] = created_column()
+
+    targets: Mapped[list["DeploymentTarget"]] = relationship(
+        cascade="all, delete-orphan", passive_deletes=True, order_by="DeploymentTarget.model_id"
+    )
+
+
+class DeploymentTarget(Base):
+    __tablename__ = "deployment_targets"
+
+    deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id", ondelete="CASCADE"), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    weight: Mapped[int]  # per cent of the requests
+
+    model: Mapped[Model] = relationship()
+
+    __table_args__ = (CheckConstraint("weight BETWEEN 1 AND 100", "weight"), Index(None, "model_id"))
+
+
+class Event(Base):
+    """Append-only, numbered per stream (a search's or a job's id): what followers read."""
+
+    __tablename__ = "events"
+
+    stream: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    payload: Mapped[Json]
+    at: Mapped[datetime] = created_column()
+
+
+class Blob(Base):
+    """Bytes named by their digest: weights, ONNX files, checkpoints."""
+
+    __tablename__ = "blobs"
+
+    sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    size_bytes: Mapped[int]
+    created_at: Mapped[datetime] = created_column()
+
+
+class BlobChunk(Base):
+    __tablename__ = "blob_chunks"
+
+    sha256: Mapped[bytes] = mapped_column(ForeignKey("blobs.sha256", ondelete="CASCADE"), primary_key=True)
+    ordinal: Mapped[int] = mapped_column(primary_key=True)
+    data: Mapped[bytes]  # STORAGE EXTERNAL, set by the migration
+
+
+class DoomedObject(Base):
+    """A key of the object store that nothing names any more, or an upload that may never be named.
+
+    Written in the transaction that drops the last name (or before an upload begins); the sweep deletes it once due.
+    """
+
+    __tablename__ = "doomed_objects"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    due_at: Mapped[datetime] = created_column()
+
+
+class ApiKey(Base):
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    role: Mapped[str]
+    digest: Mapped[bytes] = mapped_column(unique=True)  # SHA-256 of a secret with 256 random bits
+    hint: Mapped[str]  # its first characters, to tell keys apart
+    created_at: Mapped[datetime] = created_column()
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+    __table_args__ = (CheckConstraint("role IN ('admin', 'editor', 'viewer', 'predictor')", "role"),)
+
+
+class IdempotentReply(Base):
+    """The answer to a POST that carried an Idempotency-Key; kept for a day."""
+
+    __tablename__ = "idempotent_replies"
+
+    api_key_id: Mapped[str] = mapped_column(primary_key=True)
+    idempotency_key: Mapped[str] = mapped_column(primary_key=True)
+    request_digest: Mapped[bytes]  # of method, path and body
+    status: Mapped[int | None]
+    headers: Mapped[Json | None]
+    body: Mapped[bytes | None]
+    created_at: Mapped[datetime] = created_column()
+
+    __table_args__ = (Index(None, "created_at"),)
+
+
+class AuditEntry(Base):
+    __tablename__ = "audit"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    at: Mapped[datetime] = created_column()
+    api_key_id: Mapped[str | None]
+    action: Mapped[str]
+    target: Mapped[str]
+    details: Mapped[Json] = mapped_column(server_default="{}")
+
+
+class Worker(Base):
+    """A process that says it is there."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    queues: Mapped[list[str]]
+    device: Mapped[Json]
+    beat_at: Mapped[datetime] = created_column()
+    started_at: Mapped[datetime] = created_column()

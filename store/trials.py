@@ -1,0 +1,121 @@
+"""Trials: one genotype at one fidelity, and what came of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import exists, func, select
+from sqlalchemy.orm import Session
+
+from store import events, leases
+from store.database import hint
+from store.errors import NotFoundError
+from store.ids import is_id, new_id
+from store.queue import Hint, Task
+from store.states import SearchState, TrialState
+from store.tables import Search, Trial
+
+WORKING = (SearchState.RUNNING,)  # trials of a search in another state are not begun
+
+
+def insert(
+    session: Session,
+    search: Search,
+    *,
+    purpose: str,
+    candidate: Mapping[str, Any],
+    key: str,
+    seed: int,
+    warm_start_id: str | None,
+    cost: Mapping[str, Any] | None,
+) -> Trial:
+    """A queued trial; a worker is woken once this transaction commits. The caller holds the search's row."""
+    last = session.scalar(select(func.max(Trial.number)).where(Trial.search_id == search.id)) or 0
+    trial = Trial(
+        id=new_id("trial"),
+        search_id=search.id,
+        number=last + 1,
+        purpose=purpose,
+        candidate=dict(candidate),
+        key=key,
+        seed=seed,
+        warm_start_id=warm_start_id,
+        state=TrialState.QUEUED,
+        cost=None if cost is None else dict(cost),
+    )
+    session.add(trial)
+    session.flush()
+    session.refresh(trial)
+    record(session, trial)
+    hint(session, Hint(Task.TRIAL, trial.id))
+    return trial
+
+
+def get(session: Session, search: Search, reference: str) -> Trial:
+    """By id, or by its number in the search. Raises NotFoundError."""
+    statement = select(Trial).where(Trial.search_id == search.id)
+    if is_id("trial", reference):
+        statement = statement.where(Trial.id == reference)
+    elif reference.isascii() and reference.isdigit() and len(reference) < 10:
+        statement = statement.where(Trial.number == int(reference))
+    else:
+        raise NotFoundError("trial", reference)
+    trial = session.scalars(statement).one_or_none()
+    if trial is None:
+        raise NotFoundError("trial", reference)
+    return trial
+
+
+def of_search(session: Session, search_id: str, *states: TrialState) -> Sequence[Trial]:
+    """The trials of a search in those states (all when none is named), in order."""
+    statement = select(Trial).where(Trial.search_id == search_id).order_by(Trial.number)
+    if states:
+        statement = statement.where(Trial.state.in_(states))
+    return session.scalars(statement).all()
+
+
+def record(session: Session, trial: Trial) -> None:
+    """Tell the followers of the search how the trial stands."""
+    events.append(
+        session,
+        trial.search_id,
+        "trial",
+        {
+            "id": trial.id,
+            "number": trial.number,
+            "purpose": trial.purpose,
+            "state": trial.state.value,
+            "score": trial.score,
+            "seconds": trial.seconds,
+            "error": None if trial.error is None else trial.error.get("message"),
+        },
+    )
+
+
+def claim(session: Session, trial_id: str, worker: str, lease_s: float) -> Trial | None:
+    """Take a queued trial whose search is running; None when there is nothing to do."""
+    working = exists().where(
+        Search.id == Trial.search_id, Search.state.in_(WORKING), Search.cancel_requested_at.is_(None)
+    )
+    trial = leases.claim(session, Trial, trial_id, worker, lease_s, working)
+    if trial is not None:
+        record(session, trial)
+    return trial
+
+
+def next_queued(session: Session) -> str | None:
+    """The oldest queued trial that may begin, across searches: least recently served search first."""
+    return session.scalar(
+        select(Trial.id)
+        .join(Search)
+        .where(Trial.state == TrialState.QUEUED, Search.state.in_(WORKING), Search.cancel_requested_at.is_(None))
+        .order_by(Search.ticked_at.asc().nulls_first(), Trial.id)
+        .limit(1)
+    )
+
+
+def settle(session: Session, trial_id: str, attempt: int, to: TrialState, **values: Any) -> Trial:
+    """End a held trial or send it back to the queue. Raises StaleError for an attempt that lost its lease."""
+    leases.settle(session, Trial, trial_id, attempt, to, **values)
+    trial = session.get_one(Trial, trial_id, populate_existing=True)
+    record(session, trial)
+    return trial
