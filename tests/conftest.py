@@ -40,7 +40,7 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.fixture()
+@pytest.fixture
 def session(engine: Engine) -> Iterator[Session]:
     """A session whose work is rolled back when the test ends; its commits are savepoints."""
     with engine.connect() as connection:
@@ -50,7 +50,7 @@ def session(engine: Engine) -> Iterator[Session]:
         transaction.rollback()
 
 
-@pytest.fixture()
+@pytest.fixture
 def sessions(engine: Engine) -> Iterator[Sessions]:
     """A session factory that really commits; every table is emptied afterwards."""
     yield sessionmaker(engine, expire_on_commit=False)
@@ -61,7 +61,7 @@ def sessions(engine: Engine) -> Iterator[Sessions]:
         connection.execute(text(f"TRUNCATE {', '.join(tables)} CASCADE"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def settings(database_url: str, servers: Engines, tmp_path: Path) -> Settings:
     """Settings of a service of this test's own: its own home and objects, the run's database and broker."""
     return Settings(
