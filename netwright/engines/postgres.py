@@ -28,7 +28,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGQUIT)  # rolls back and ends; ends at o
 def start(place: Place, *, folder: Path | None = None, durable: bool = True) -> Server:
     """Starts the Postgres of `place`, or adopts the one that runs there, and returns when it answers.
 
-    folder: where to look for the programs first. durable=False trades crash safety for speed, for tests.
+    folder: where the programs lie, when not in a usual place. durable=False trades crash safety for speed, for tests.
     Raises EngineError.
     """
     data = place.root / NAME
@@ -170,7 +170,7 @@ def clear_orphans(data: Path) -> None:
     Postgres refuses to start while either is there, and a pid that another program has got meanwhile would stop it for
     ever. The file goes last, for it is what keeps two servers off one directory.
     """
-    for process in matching(programs=["postgres"], mark=cluster_name(data)):
-        end(process, signal.SIGQUIT, grace_s=ORPHAN_GRACE_S)
+    for process in matching(programs=["postgres"], mark=f": {cluster_name(data)}: "):
+        end(process, grace_s=ORPHAN_GRACE_S)
     if postmaster(data) is None:
         (data / "postmaster.pid").unlink(missing_ok=True)
