@@ -1,0 +1,86 @@
+"""What is tried and what came of it: the values that strategies, the schedule and the worker exchange."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from search.space import Genotype, Json
+
+
+class Purpose(StrEnum):
+    """Why a trial runs: the network every search must beat, a question to the space, or the training that ships."""
+
+    FLOOR = "floor"
+    EXPLORE = "explore"
+    FINAL = "final"
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """What one training may cost: exactly one of wall-clock `seconds` and `epochs`.
+
+    side: largest training resolution in pixels; None leaves the recipe's. fraction: share of the training pictures,
+    above 0 and up to 1. Raises ValueError for anything else.
+    """
+
+    seconds: float | None = None
+    epochs: float | None = None
+    side: int | None = None
+    fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if (self.seconds is None) == (self.epochs is None):
+            raise ValueError(f"a fidelity needs exactly one of seconds ({self.seconds}) and epochs ({self.epochs})")
+        length = self.seconds if self.seconds is not None else self.epochs
+        if length is None or not math.isfinite(length) or length <= 0:
+            raise ValueError(f"a fidelity of {length} seconds or epochs is not a length; give a number above 0")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction {self.fraction} is not in (0, 1]")
+        if self.side is not None and self.side < 1:
+            raise ValueError(f"side {self.side} is not a number of pixels; give 1 or more")
+
+    def to_json(self) -> dict[str, Json]:
+        return {"seconds": self.seconds, "epochs": self.epochs, "side": self.side, "fraction": self.fraction}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Json]) -> "Fidelity":
+        return cls(
+            seconds=document.get("seconds"),
+            epochs=document.get("epochs"),
+            side=document.get("side"),
+            fraction=document.get("fraction", 1.0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A genotype proposed at a fidelity. parent: id of the trial whose genotype it was made from, if any."""
+
+    genotype: Genotype
+    fidelity: Fidelity
+    parent: str | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        return {"genotype": self.genotype.to_json(), "fidelity": self.fidelity.to_json(), "parent": self.parent}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Json]) -> "Candidate":
+        return cls(
+            genotype=Genotype.from_json(document["genotype"]),
+            fidelity=Fidelity.from_json(document["fidelity"]),
+            parent=document.get("parent"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What came of a candidate. score: higher is better, None when it failed or was stopped before it had one.
+
+    seconds: wall-clock it took. trial: its id.
+    """
+
+    candidate: Candidate
+    score: float | None
+    seconds: float
+    trial: str

@@ -1,0 +1,176 @@
+"""What a user may choose and what each choice means: spaces, strategies, objectives, budgets and their options.
+
+Loads nothing heavy: the API validates requests with it and never imports the engine.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+class OptionError(ValueError):
+    """A choice that is not on offer. `field` names it (`space_options.blocks`); the message says what is accepted."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting. minimum and maximum are inclusive and belong to the numeric types, choices to `choice`."""
+
+    name: str
+    type: Literal["integer", "number", "boolean", "choice"]
+    default: int | float | bool | str
+    explanation: str
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    choices: tuple[str, ...] = ()
+
+    def check(self, field: str, value: Any) -> None:
+        """Raises OptionError when `value` is not one this option takes."""
+        if self.type == "choice":
+            if value not in self.choices:
+                raise OptionError(field, f"{value!r} is not one of {', '.join(self.choices)}")
+        elif self.type == "boolean":
+            if not isinstance(value, bool):
+                raise OptionError(field, f"{value!r} is neither true nor false")
+        else:
+            whole = self.type == "integer"
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                raise OptionError(field, f"{value!r} is not {'a whole number' if whole else 'a number'}")
+            if not self.minimum <= value <= self.maximum:  # NaN fails, too
+                raise OptionError(field, f"{value!r} is not between {self.minimum:g} and {self.maximum:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A named choice, one sentence about it, and its options. spaces: for a strategy, the spaces it can search."""
+
+    name: str
+    explanation: str
+    options: tuple[Option, ...] = ()
+    spaces: tuple[str, ...] = ()
+
+    def resolve(self, options: Mapping[str, Any], field: str = "options") -> dict[str, Any]:
+        """The given options, checked, with the defaults of the others. Raises OptionError."""
+        known = {option.name: option for option in self.options}
+        for name, value in options.items():
+            if name not in known:
+                accepted = f"it takes {', '.join(known)}" if known else "it takes none"
+                raise OptionError(f"{field}.{name}", f"{self.name!r} has no such option; {accepted}")
+            known[name].check(f"{field}.{name}", value)
+        return {name: options.get(name, option.default) for name, option in known.items()}
+
+
+SPACES: Mapping[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "stages",
+            "Whole fast convolutional networks and their recipe: depth, width, kernels, resolution, learning rate. "
+            "The choice for short budgets and processors.",
+        ),
+        Entry(
+            "cell",
+            "NASNet's space: a normal and a reduction cell of blocks, stacked into a network. Wide and well studied; "
+            "wants a GPU or hours.",
+            (
+                Option("blocks", "integer", 5, "Blocks in each cell (B of the paper).", 1, 7),
+                Option(
+                    "ops",
+                    "choice",
+                    "fast",
+                    "Operations a block may use: dense ones that processors run well, or those of ENAS (5), PNAS (8) "
+                    "or NASNet (13).",
+                    choices=("fast", "enas", "pnas", "nasnet"),
+                ),
+                Option("cells", "integer", 1, "Normal cells before, between and after the reductions (N).", 1, 20),
+                Option("filters", "integer", 16, "Channels of the first cells (F); doubled at each reduction.", 4, 512),
+                Option("stem_multiplier", "integer", 3, "Channels of the first convolution, as a multiple of F.", 1, 8),
+                Option("side", "integer", 32, "Largest training resolution in pixels.", 8, 128),
+            ),
+        ),
+    )
+}
+
+STRATEGIES: Mapping[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "race",
+            "The default: starts at the fixed network, tries changes of the best found and now and then something "
+            "new. Made for few trials.",
+            (
+                Option("novelty", "number", 0.2, "Share of proposals drawn from the whole space.", 0, 1),
+                Option("elite", "integer", 3, "How many of the best may become parents.", 1, 100),
+            ),
+            tuple(SPACES),
+        ),
+        Entry(
+            "random",
+            "Draws from the whole space, without repeats: the baseline that every method has to beat.",
+            (),
+            tuple(SPACES),
+        ),
+        Entry(
+            "evolution",
+            "Regularised evolution: the best of a random few becomes the parent of one changed child, the oldest "
+            "dies (Real et al. 2019).",
+            (
+                Option("population", "integer", 10, "Architectures alive at a time (P of the paper).", 2, 1000),
+                Option("sample", "integer", 3, "How many compete to become the parent (S).", 1, 1000),
+            ),
+            tuple(SPACES),
+        ),
+    )
+}
+
+OBJECTIVES: Mapping[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry("accuracy", "Share of pictures given their true label."),
+        Entry(
+            "balanced_accuracy", "Mean over the labels of the share recognised: small classes count like large ones."
+        ),
+        Entry("macro_f1", "Mean over the labels of F1, which asks for precision and recall alike."),
+        Entry("log_loss", "How well the scores serve as probabilities (reported so that lower is better)."),
+    )
+}
+
+BUDGET = Entry(
+    "budget",
+    "What a search may spend: exactly one of seconds and trials.",
+    (
+        Option("seconds", "number", 600.0, "Wall-clock of the whole search, final training included.", 30, 30 * 86_400),
+        Option("trials", "integer", 10, "Trainings in all, floor and final included; repeatable.", 1, 100_000),
+    ),
+)
+
+DEFAULT_SPACE = "stages"
+DEFAULT_STRATEGY = "race"
+DEFAULT_OBJECTIVE = "accuracy"
+
+
+def entry(entries: Mapping[str, Entry], name: str, field: str) -> Entry:
+    """The choice called `name`. Raises OptionError that lists what there is."""
+    if name not in entries:
+        raise OptionError(field, f"{name!r} is unknown; choose one of {', '.join(entries)}")
+    return entries[name]
+
+
+def check_pair(strategy: str, space: str) -> None:
+    """Raises OptionError when the strategy cannot search the space; the message lists the strategies that can."""
+    if space not in entry(STRATEGIES, strategy, "strategy").spaces:
+        able = [name for name, other in STRATEGIES.items() if space in other.spaces]
+        raise OptionError("strategy", f"{strategy!r} cannot search {space!r}; these can: {', '.join(able)}")
+
+
+def check_budget(budget: Mapping[str, Any]) -> None:
+    """Raises OptionError unless the budget names exactly one of seconds and trials, within what is accepted."""
+    given = [name for name in ("seconds", "trials") if budget.get(name) is not None]
+    if len(given) != 1:
+        raise OptionError("budget", f"give exactly one of seconds and trials, not {' and '.join(given) or 'neither'}")
+    BUDGET.resolve({name: value for name, value in budget.items() if value is not None}, "budget")

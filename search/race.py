@@ -1,0 +1,462 @@
+"""The schedule around a strategy: which training to start next so that the whole budget ends in one good network.
+
+`plan` is a pure function of what the table of trials says, called anew whenever a trial ends. It keeps no state, so a
+crash, a pause, more workers or a changed budget need no care: the next call sees the new numbers and plans from there.
+
+Under a budget in seconds the fixed floor network is trained first, then candidates, all for the same seconds so that
+their scores compare, then the best is trained with what is left. How much is left to the final depends on what the
+floor's training showed: where the data asks for more passes than there is time, one long training is worth more than
+many candidates; where time is plenty, the other way round. Under a budget in trials lengths are epochs, no clock is
+looked at, and the plan depends on nothing but the seed and the scores.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING, Literal
+
+from search.candidate import Candidate, Fidelity, Observation, Purpose
+from search.space import Genotype, Space
+from search.strategies import Strategy
+
+if TYPE_CHECKING:
+    from search.train import Point
+
+# Budgets in trials.
+EXPLORE_EPOCHS = 5.0  # of the floor and of each candidate: enough to rank them roughly
+FINAL_EPOCHS = 20.0
+_ROUND = (
+    4  # candidates asked for at once: this many workers are busy, and the plan does not depend on how many there are
+)
+
+# Budgets in seconds.
+_MIN_TRIAL_S = 6.0  # below this, starting and validating outweigh training
+_MAX_FLOOR_S = 55.0  # a deployable network within the first minute, whatever the budget
+_START_S = 1.5  # from plan to first step, until trials have shown it
+_DISPATCH_S = 0.5  # from plan to a worker's claim
+_MIN_RESERVE_S, _RESERVE_SHARE = 4.0, 0.02  # test evaluation, export and hand-over
+_EVALUATION_EPOCHS = (
+    0.15  # a pass over the test pictures, in epochs of training: a fifth as many, forward only, mirrored
+)
+
+# How many pictures a training wants to see. Beyond 'enough' returns are small, below 'least' scores are noise.
+_FINAL_EPOCHS_ENOUGH, _FINAL_PICTURES_ENOUGH = 40.0, 100_000.0
+_EXPLORE_EPOCHS_ENOUGH, _EXPLORE_PICTURES_ENOUGH = 12.0, 25_000.0
+_EXPLORE_EPOCHS_LEAST, _EXPLORE_PICTURES_LEAST = 2.0, 40_000.0
+_MAX_FINALS = 3  # a shortlist, when there is time to train each of them to the end
+
+_MAX_FLOOR_ATTEMPTS = 2
+_MAX_FAILURES_IN_A_ROW = 6  # candidates; then the space or the machine is at fault and the best so far is trained
+_MAX_FAILED_FINALS = 4
+_REFUSALS = 10  # candidates too slow for their time before the strategy counts as having no other
+_TOO_SLOW = 4.0  # so many times slower than would do, by arithmetic, which is only half of what speed depends on
+_LEAST_FINAL_SHARE = 0.04  # of the budget; less time than that cannot better a network that had the rest
+_COMPARABLE = 1.25  # seconds of two trials may differ by this factor and their scores still compare
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a search may spend: exactly one of wall-clock `seconds` and `trials` (floor and final included)."""
+
+    seconds: float | None = None
+    trials: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.seconds is None) == (self.trials is None):
+            raise ValueError(f"a budget needs exactly one of seconds ({self.seconds}) and trials ({self.trials})")
+        if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise ValueError(f"a budget of {self.seconds} seconds is none; give a number above 0")
+        if self.trials is not None and self.trials < 1:
+            raise ValueError(f"a budget of {self.trials} trials is none; give 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A trial that ended. seconds: wall-clock it held its device. curve: its points, empty when it had none."""
+
+    purpose: Purpose
+    candidate: Candidate
+    score: float | None
+    seconds: float
+    trial: str
+    state: Literal["succeeded", "failed", "pruned"]
+    curve: "Sequence[Point]" = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A trial to run. warm_start: id of the trial whose weights it starts from, None for fresh ones."""
+
+    purpose: Purpose
+    candidate: Candidate
+    seed: int
+    warm_start: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What to start now. finished: nothing runs and nothing more is worth starting; time to hand over the best."""
+
+    work: list[Work]
+    finished: bool
+
+
+def plan(
+    space: Space,
+    strategy: Strategy,
+    floor: Genotype,
+    budget: Budget,
+    *,
+    spent_s: float,
+    done: Sequence[Done],
+    running: Sequence[Work],
+    slots: int,
+    devices: int,
+    seed: int,
+) -> Turn:
+    """The next trials. Tell the strategy what ended first (see `observations`); `plan` itself only asks.
+
+    spent_s: wall-clock worked on this search so far. done: in the order they ended. running: planned and not ended,
+    queued ones included. slots: trials that could start at once. devices: those that work for this search.
+    Returns at most `slots` trials, except under a budget in trials: then a round may be longer and the rest waits in
+    the queue, since what is planned must not depend on how many workers there are.
+    """
+    table = _Table(space, strategy, floor, done, running, devices, seed)
+    if budget.trials is not None:
+        return _plan_trials(table, budget.trials)
+    return _plan_seconds(table, budget.seconds or 0.0, spent_s, slots)
+
+
+def observations(space: Space, done: Sequence[Done]) -> list[Observation]:
+    """What a strategy over `space` should be told of these trials: candidates and the floor if it is of that space.
+
+    Final trainings are left out: their scores come from another fidelity and would make every other look bad.
+    """
+    return [
+        Observation(each.candidate, each.score if each.state == "succeeded" else None, each.seconds, each.trial)
+        for each in done
+        if each.purpose is not Purpose.FINAL and each.candidate.genotype.space == space.name
+    ]
+
+
+def peers(budget: Budget, work: Work, done: Sequence[Done]) -> "list[Sequence[Point]]":
+    """Curves that a running trial may be stopped early against: those of comparable candidates that have ended.
+
+    Empty, so that nothing is stopped, for floor and final, and under a budget in trials: what has ended by then
+    depends on the workers, and such a search must not.
+    """
+    if budget.trials is not None or work.purpose is not Purpose.EXPLORE:
+        return []
+    return [
+        each.curve
+        for each in done
+        if each.purpose is not Purpose.FINAL
+        and each.state == "succeeded"
+        and each.curve
+        and _compare(each.candidate.fidelity, work.candidate.fidelity)
+    ]
+
+
+def _compare(one: Fidelity, other: Fidelity) -> bool:
+    """Whether scores at these two fidelities say which architecture is better."""
+    if (one.side, one.fraction) != (other.side, other.fraction):
+        return False
+    if one.seconds is not None and other.seconds is not None:
+        return max(one.seconds, other.seconds) <= _COMPARABLE * min(one.seconds, other.seconds)
+    return one.epochs == other.epochs
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """What `plan` was given, and what both kinds of budget read from it."""
+
+    space: Space
+    strategy: Strategy
+    floor: Genotype
+    done: Sequence[Done]
+    running: Sequence[Work]
+    devices: int
+    seed: int
+
+    def ended(self, purpose: Purpose) -> list[Done]:
+        return [each for each in self.done if each.purpose is purpose]
+
+    def succeeded(self, purpose: Purpose) -> list[Done]:
+        return [each for each in self.ended(purpose) if each.state == "succeeded"]
+
+    def going(self, purpose: Purpose) -> list[Work]:
+        return [each for each in self.running if each.purpose is purpose]
+
+    @property
+    def planned(self) -> int:
+        return len(self.done) + len(self.running)
+
+    def work(self, purpose: Purpose, candidate: Candidate, index: int, warm_start: str | None = None) -> Work:
+        digest = hashlib.sha256(f"{self.seed}/{index}".encode()).digest()
+        return Work(purpose, candidate, int.from_bytes(digest[:4], "big") >> 1, warm_start)
+
+    def floor_is_due(self) -> bool:
+        failed = len(self.ended(Purpose.FLOOR)) - len(self.succeeded(Purpose.FLOOR))
+        return not (self.going(Purpose.FLOOR) or self.succeeded(Purpose.FLOOR) or failed >= _MAX_FLOOR_ATTEMPTS)
+
+    def ask(self, count: int, planned: Sequence[Work]) -> list[Candidate]:
+        return self.strategy.ask(count, [each.candidate for each in [*self.running, *planned]])
+
+    def ranking(self, at: Fidelity) -> list[Candidate]:
+        """Architectures worth a final training, the best first, as scored at the fidelity of candidates.
+
+        Without any score at that fidelity whatever succeeded counts; without any success there is the floor, untried.
+        """
+        tried = [each for each in self.done if each.purpose is not Purpose.FINAL and each.state == "succeeded"]
+        comparable = [each for each in tried if _compare(each.candidate.fidelity, at)] or tried
+        floor = self.floor.digest()
+        comparable.sort(key=lambda each: (-_score(each), each.candidate.genotype.digest() != floor, each.trial))
+        best_first: dict[str, Candidate] = {}
+        for each in comparable:
+            best_first.setdefault(each.candidate.genotype.digest(), each.candidate)
+        return list(best_first.values()) or [Candidate(self.floor, at)]
+
+    def final(self, length: Fidelity, at: Fidelity, planned: Sequence[Work], shortlist: int) -> Work:
+        """The next final training: the best that has had none, and when the shortlist has, the best of them again."""
+        had = Counter(each.candidate.genotype.digest() for each in self.ended(Purpose.FINAL))
+        had.update(w.candidate.genotype.digest() for w in [*self.going(Purpose.FINAL), *planned])
+        trained = self.succeeded(Purpose.FINAL)
+        failed = {each.candidate.genotype.digest() for each in self.ended(Purpose.FINAL) if each.state != "succeeded"}
+        ranking = self.ranking(at)
+        sound = [each for each in ranking if each.genotype.digest() not in failed] or ranking
+        fresh = [each for each in sound[:shortlist] if not had[each.genotype.digest()]]
+        if fresh:
+            chosen = fresh[0]
+        elif trained:
+            chosen = max(trained, key=_score).candidate
+        else:
+            chosen = min(sound, key=lambda each: had[each.genotype.digest()])
+        candidate = Candidate(chosen.genotype, length, chosen.parent)
+        warm_start = self._warm_start(chosen.genotype, planned)
+        return self.work(Purpose.FINAL, candidate, self.planned + len(planned), warm_start)
+
+    def _warm_start(self, genotype: Genotype, planned: Sequence[Work]) -> str | None:
+        """The best weights there are of this architecture, unless another final starts from them right now."""
+        digest = genotype.digest()
+        taken = {each.warm_start for each in [*self.running, *planned]}
+        trials = [
+            each for each in self.done if each.candidate.genotype.digest() == digest and each.state == "succeeded"
+        ]
+        best = max(trials, key=_score, default=None)
+        return best.trial if best is not None and best.trial not in taken else None
+
+
+def _score(done: Done) -> float:
+    return -math.inf if done.score is None else done.score
+
+
+def _lasting(candidate: Candidate, length: Fidelity) -> Candidate:
+    """The candidate at that length; the share of pictures and the resolution stay as the strategy asked for."""
+    fidelity = replace(candidate.fidelity, seconds=length.seconds, epochs=length.epochs)
+    return replace(candidate, fidelity=fidelity)
+
+
+def _plan_trials(table: _Table, trials: int) -> Turn:
+    left = trials - table.planned
+    length = Fidelity(epochs=EXPLORE_EPOCHS)
+    work: list[Work] = []
+    if left < 1 or table.running:
+        pass  # spent, or the round is not over: what comes next depends on all of it
+    elif table.floor_is_due():
+        work = [table.work(Purpose.FLOOR, Candidate(table.floor, length), table.planned)]
+    elif left > 1 and (asked := table.ask(min(_ROUND, left - 1), [])):
+        work = [
+            table.work(Purpose.EXPLORE, _lasting(each, length), table.planned + number)
+            for number, each in enumerate(asked)
+        ]
+    elif left == 1 or not table.ended(Purpose.FINAL):
+        work = [table.final(Fidelity(epochs=FINAL_EPOCHS), length, [], shortlist=1)]
+    return Turn(work, finished=not work and not table.running)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """What the first training showed: seconds of one pass over the training pictures, and how many these are."""
+
+    epoch_s: float
+    pictures: float
+
+    @classmethod
+    def of(cls, done: Sequence[Done]) -> "_Pace | None":
+        """From the floor when it succeeded, so that later trials do not move the plan; else from whatever did."""
+        trials = [each for each in done if each.state == "succeeded" and each.curve and each.curve[-1].epoch > 0]
+        trials.sort(key=lambda each: each.purpose is not Purpose.FLOOR)
+        if not trials:
+            return None
+        last = trials[0].curve[-1]
+        epoch_s = max(last.seconds, 1e-3) / last.epoch
+        return cls(epoch_s, max(1.0, last.images_per_s * epoch_s))
+
+    def seconds_of(self, pictures: float) -> float:
+        return pictures / self.pictures * self.epoch_s
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How a budget in seconds is divided, as far as the trials so far allow to say.
+
+    All in seconds of worked time. end_s: when training must be over. explore_until_s: when candidates give way to the
+    final. explore_s: length of each candidate's training; None when exploring would take more than it can give.
+    start_s: from plan to first step. finals: architectures that each device trains to the end, one after the other.
+    """
+
+    end_s: float
+    floor_s: float
+    explore_s: float | None
+    explore_until_s: float
+    start_s: float
+    finals: int
+
+
+def schedule(budget_s: float, done: Sequence[Done], devices: int) -> Schedule:
+    """The division of `budget_s`. A function of its arguments; only the first training's pace moves it much.
+
+    The final's share follows from how often it could see the pictures if it had all the time, compared with what is
+    enough: 80 % where that is a quarter (a slow machine, many pictures: one good training beats many candidates),
+    57 % where it is just enough, 30 % from five times enough on. Until the pace is known, 60 %.
+    """
+    pace = _Pace.of(done)
+    reserve_s = max(_MIN_RESERVE_S, _RESERVE_SHARE * budget_s)
+    if pace is not None:
+        reserve_s = max(reserve_s, 2.0 + _EVALUATION_EPOCHS * pace.epoch_s)
+    end_s = max(0.0, budget_s - reserve_s)
+    explore_s = max(_MIN_TRIAL_S, 14.0 * (end_s / 116.0) ** 0.7)  # 14 s of 2 min, 27 of 5, 44 of 10, 154 of 60
+    floor_s = round(min(explore_s, _MAX_FLOOR_S), 1)
+    start_s = _start_s(done)
+    if pace is None:
+        return Schedule(end_s, floor_s, floor_s, 0.4 * end_s, start_s, finals=1)
+
+    enough_s = pace.seconds_of(max(_FINAL_EPOCHS_ENOUGH * pace.pictures, _FINAL_PICTURES_ENOUGH))
+    share = min(0.8, max(0.3, 0.574 - 0.163 * math.log(end_s / enough_s))) if end_s > 0 else 0.8
+    until_s = (1 - share) * end_s
+    finals = min(_MAX_FINALS, max(1, int(share * end_s / (2 * enough_s))))
+
+    ranks_s = pace.seconds_of(max(_EXPLORE_EPOCHS_ENOUGH * pace.pictures, _EXPLORE_PICTURES_ENOUGH))
+    least_s = pace.seconds_of(min(_EXPLORE_EPOCHS_LEAST * pace.pictures, _EXPLORE_PICTURES_LEAST))
+    explore_s = max(
+        min(explore_s, 2 * ranks_s), least_s, _MIN_TRIAL_S
+    )  # twice: candidates may be slower than the floor
+    explore_s = _kept(round(explore_s, 1), done)
+    floor = next((each for each in done if each.purpose is Purpose.FLOOR and each.state == "succeeded"), None)
+    comparable = floor is not None and _compare(floor.candidate.fidelity, Fidelity(seconds=explore_s))
+    window_s = until_s - (floor.seconds if floor is not None else 0.0)
+    fitting = round(max(1, devices) * window_s / (explore_s + start_s))
+    worth_it = fitting >= (1 if comparable else 3)  # else the floor is trained anew beside them, and needs two rivals
+    return Schedule(end_s, floor_s, explore_s if worth_it else None, until_s, start_s, finals)
+
+
+def _kept(explore_s: float, done: Sequence[Done]) -> float:
+    """Candidates of an extended budget are trained as long as those before, or their scores would not compare."""
+    before = [
+        each.candidate.fidelity.seconds
+        for each in done
+        if each.purpose is Purpose.EXPLORE and each.state == "succeeded" and each.candidate.fidelity.seconds
+    ]
+    usual_s = max(Counter(before).items(), key=lambda each: (each[1], each[0]))[0] if before else explore_s
+    return usual_s if usual_s <= explore_s <= 2.5 * usual_s else explore_s
+
+
+def _start_s(done: Sequence[Done]) -> float:
+    """From plan to first step: what recent trials took beyond the training they were given."""
+    beyond = [
+        max(0.0, each.seconds - each.candidate.fidelity.seconds)
+        for each in done
+        if each.state == "succeeded" and each.candidate.fidelity.seconds is not None
+    ]
+    return _DISPATCH_S + (median(beyond[-5:]) if beyond else _START_S)
+
+
+def _plan_seconds(table: _Table, budget_s: float, spent_s: float, slots: int) -> Turn:
+    division = schedule(budget_s, table.done, table.devices)
+    left_s = division.end_s - spent_s - division.start_s
+    work: list[Work] = []
+    while len(work) < slots and left_s >= _MIN_TRIAL_S:
+        step = _next(table, division, spent_s, left_s, work)
+        if step is None:
+            break
+        work.append(step)
+    idle = not work and not table.running
+    return Turn(work, finished=idle and (slots > 0 or left_s < _MIN_TRIAL_S))
+
+
+def _next(table: _Table, division: Schedule, spent_s: float, left_s: float, work: Sequence[Work]) -> Work | None:
+    """The next trial for one free device, None when nothing is worth starting. work: what this turn starts already."""
+    index = table.planned + len(work)
+    if table.floor_is_due() and not work:
+        length = Fidelity(seconds=min(division.floor_s, left_s))
+        return table.work(Purpose.FLOOR, Candidate(table.floor, length), index)
+    if division.explore_s is not None and _exploring(table, division.explore_s, division.explore_until_s - spent_s):
+        length = Fidelity(seconds=division.explore_s)
+        candidate = _floor_again(table, length, work) or _affordable(table, length, work)
+        if candidate is not None:
+            return table.work(Purpose.EXPLORE, candidate, index)
+        if any(each.purpose is not Purpose.FINAL for each in [*table.running, *work]):
+            return None  # what they bring may let the strategy go on
+    return _next_final(table, division, left_s, work)
+
+
+def _exploring(table: _Table, explore_s: float, window_s: float) -> bool:
+    """Whether another candidate fits, half of it at least, and candidates have not kept failing."""
+    ended = table.ended(Purpose.EXPLORE)[-_MAX_FAILURES_IN_A_ROW:]
+    hopeless = len(ended) == _MAX_FAILURES_IN_A_ROW and all(each.state == "failed" for each in ended)
+    return window_s >= explore_s / 2 and not hopeless
+
+
+def _floor_again(table: _Table, length: Fidelity, work: Sequence[Work]) -> Candidate | None:
+    """The floor's architecture as a candidate, where its own trial was of another length: an equal race needs it."""
+    digest = table.floor.digest()
+    trials = [each.candidate for each in table.done if each.purpose is not Purpose.FINAL]
+    trials += [each.candidate for each in [*table.running, *work]]
+    raced = [each for each in trials if each.genotype.digest() == digest and _compare(each.fidelity, length)]
+    return None if raced or not table.succeeded(Purpose.FLOOR) else Candidate(table.floor, length)
+
+
+def _affordable(table: _Table, length: Fidelity, work: Sequence[Work]) -> Candidate | None:
+    """The strategy's next candidate that gets to see enough pictures in its time to be judged.
+
+    The others are told as failures. How fast a candidate will be is guessed from the floor's pace and both networks'
+    arithmetic, so only those that are slower by far are refused.
+    """
+    pace = _Pace.of(table.done)
+    for _ in range(_REFUSALS):
+        asked = table.ask(1, work)
+        if not asked:
+            return None
+        candidate = _lasting(asked[0], length)
+        if pace is None or length.seconds is None or table.floor.space != table.space.name:
+            return candidate
+        slower = table.space.cost(candidate.genotype).flops / max(1, table.space.cost(table.floor).flops)
+        least = min(_EXPLORE_EPOCHS_LEAST * pace.pictures, _EXPLORE_PICTURES_LEAST) * candidate.fidelity.fraction
+        if slower * pace.seconds_of(least) <= _TOO_SLOW * length.seconds:
+            return candidate
+        table.strategy.tell([Observation(asked[0], None, 0.0, f"refused-{table.planned + len(work)}")])
+    return None
+
+
+def _next_final(table: _Table, division: Schedule, left_s: float, work: Sequence[Work]) -> Work | None:
+    ended = table.ended(Purpose.FINAL)
+    trained = len(table.succeeded(Purpose.FINAL))
+    if len(ended) - trained >= _MAX_FAILED_FINALS or not _anything_trained(table):
+        return None
+    going = len([each for each in [*table.running, *work] if each.purpose is Purpose.FINAL])
+    to_come = max(1, division.finals - (trained + going) // max(1, table.devices))
+    length_s = left_s if to_come == 1 else left_s / to_come - division.start_s
+    least_s = max(2 * _MIN_TRIAL_S, _LEAST_FINAL_SHARE * division.end_s) if trained or going else _MIN_TRIAL_S
+    if length_s < least_s:
+        return None
+    at = Fidelity(seconds=division.explore_s or division.floor_s)
+    shortlist = max(division.finals, table.devices)
+    return table.final(Fidelity(seconds=round(length_s, 1)), at, work, shortlist)
+
+
+def _anything_trained(table: _Table) -> bool:
+    """Whether there is something to train on, or else some hope: the floor is tried once more as a final."""
+    return any(each.state == "succeeded" for each in table.done) or not table.running

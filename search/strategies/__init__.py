@@ -1,0 +1,54 @@
+"""Strategies: what to try next. Each decides alone from what was tried; clock, loop and storage are others' work."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from search import catalog
+from search.candidate import Candidate, Observation
+from search.space import Json, Space
+from search.strategies.evolution import Evolution
+from search.strategies.history import StateError
+from search.strategies.race import Race
+from search.strategies.random import RandomSearch
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """Decides what to try next. Owns no clock, thread, session or loop.
+
+    `ask` may return fewer than `count`: nothing else for now. `pending` are the candidates planned and not finished,
+    from the table. A proposal's fidelity names what the strategy cares about, `side` and `fraction`; the schedule
+    sets its length. `tell` takes what ended, in any order, failures (score None) included; telling a trial again
+    changes nothing. `dump` is small JSON and `load` its inverse, which raises StateError for what it cannot read.
+    """
+
+    def ask(self, count: int, pending: Sequence[Candidate]) -> list[Candidate]: ...
+    def tell(self, seen: Sequence[Observation]) -> None: ...
+    def dump(self) -> dict[str, Json]: ...
+    def load(self, state: Mapping[str, Json]) -> None: ...
+
+
+_MAKERS: Mapping[str, Callable[[Space, Mapping[str, Json], int], Strategy]] = {
+    "evolution": Evolution,
+    "race": Race,
+    "random": lambda space, _, seed: RandomSearch(space, seed),
+}
+
+
+def strategy_for(
+    name: str, space: Space, options: Mapping[str, Json], seed: int, state: Mapping[str, Json] | None
+) -> Strategy:
+    """The strategy called `name`; `state` is a dump of it, or None at the start.
+
+    Raises catalog.OptionError for an unknown name or option and for a space that the strategy cannot search,
+    StateError for a state that it cannot read (make it anew from None and tell it everything again).
+    """
+    resolved = catalog.entry(catalog.STRATEGIES, name, "strategy").resolve(options, "strategy_options")
+    catalog.check_pair(name, space.name)
+    strategy = _MAKERS[name](space, resolved, seed)
+    if state is not None:
+        strategy.load(state)
+    return strategy
+
+
+__all__ = ["StateError", "Strategy", "strategy_for"]
