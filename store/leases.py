@@ -87,9 +87,17 @@ def settle(session: Session, table: type[Leased], row_id: str, attempt: int, to:
         raise StaleError(f"{row_id} cannot become {to} in attempt {attempt}: another attempt holds it or it has ended")
 
 
-def expire(session: Session, table: type[Leased], max_losses: int) -> tuple[Sequence[Leased], Sequence[Leased]]:
-    """Rows whose lease ran out: (back in the queue, failed after `max_losses` lost workers)."""
-    dead = select(table.id).where(table.state == _state(table, "running"), table.lease_until < func.clock_timestamp())
+def expire(
+    session: Session, table: type[Leased], max_losses: int, grace_s: float
+) -> tuple[Sequence[Leased], Sequence[Leased]]:
+    """Rows whose lease ran out: (back in the queue, failed after `max_losses` lost workers).
+
+    While Postgres itself was down nobody could renew: after its start workers get `grace_s` to do so.
+    """
+    up_long_enough = func.pg_postmaster_start_time() < _ago(grace_s)
+    dead = select(table.id).where(
+        table.state == _state(table, "running"), table.lease_until < func.clock_timestamp(), up_long_enough
+    )
     chosen = dead.with_for_update(skip_locked=True)
     again = session.scalars(
         update(table)
@@ -123,11 +131,18 @@ def expire(session: Session, table: type[Leased], max_losses: int) -> tuple[Sequ
     return again, failed
 
 
-def unhinted(session: Session, table: type[Leased], older_than_s: float, limit: int = 100) -> Sequence[str]:
+def unhinted(
+    session: Session,
+    table: type[Leased],
+    older_than_s: float,
+    limit: int = 100,
+    when: ColumnElement[bool] | None = None,
+) -> Sequence[str]:
     """Ids of queued rows whose last hint is older than that; marks them as hinted now."""
     waiting = (
         select(table.id)
         .where(table.state == _state(table, "queued"), table.hinted_at < _ago(older_than_s))
+        .where(true() if when is None else when)
         .order_by(table.id)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -1,11 +1,11 @@
 """Searches: their life, their clock, their best so far."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -203,6 +203,27 @@ def extend(session: Session, search: Search, seconds: float | None, trials: int 
     else:
         record(session, search)
     hint(session, Hint(Task.ADVANCE, search.id))
+
+
+def unheeded(session: Session, older_than_s: float, limit: int = 100) -> Sequence[str]:
+    """Searches on the way whose last turn or hint is older than that; marks them as hinted now."""
+    moving = [SearchState.QUEUED, SearchState.RUNNING, SearchState.FINISHING]
+    age = func.clock_timestamp() - timedelta(seconds=older_than_s)
+    waiting = (
+        select(Search.id)
+        .where(or_(Search.state.in_(moving), Search.cancel_requested_at.is_not(None)), Search.ended_at.is_(None))
+        .where(Search.hinted_at < age)
+        .order_by(Search.hinted_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return session.scalars(
+        update(Search)
+        .where(Search.id.in_(waiting))
+        .values(hinted_at=func.clock_timestamp())
+        .returning(Search.id)
+        .execution_options(synchronize_session=False)
+    ).all()
 
 
 def delete(session: Session, search: Search) -> None:

@@ -450,6 +450,6 @@ class Worker(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)
     queues: Mapped[list[str]]
-    device: Mapped[Json]
+    device: Mapped[Json | None]  # once its trainer has measured it
     beat_at: Mapped[datetime] = created_column()
     started_at: Mapped[datetime] = created_column()

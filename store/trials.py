@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import ColumnElement, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from store import events, leases
@@ -13,8 +13,6 @@ from store.ids import is_id, new_id
 from store.queue import Hint, Task
 from store.states import SearchState, TrialState
 from store.tables import Search, Trial
-
-WORKING = (SearchState.RUNNING,)  # trials of a search in another state are not begun
 
 
 def insert(
@@ -91,26 +89,19 @@ def record(session: Session, trial: Trial) -> None:
     )
 
 
+def may_begin() -> ColumnElement[bool]:
+    """A trial whose search is running and not about to be cancelled."""
+    return exists().where(
+        Search.id == Trial.search_id, Search.state == SearchState.RUNNING, Search.cancel_requested_at.is_(None)
+    )
+
+
 def claim(session: Session, trial_id: str, worker: str, lease_s: float) -> Trial | None:
     """Take a queued trial whose search is running; None when there is nothing to do."""
-    working = exists().where(
-        Search.id == Trial.search_id, Search.state.in_(WORKING), Search.cancel_requested_at.is_(None)
-    )
-    trial = leases.claim(session, Trial, trial_id, worker, lease_s, working)
+    trial = leases.claim(session, Trial, trial_id, worker, lease_s, may_begin())
     if trial is not None:
         record(session, trial)
     return trial
-
-
-def next_queued(session: Session) -> str | None:
-    """The oldest queued trial that may begin, across searches: least recently served search first."""
-    return session.scalar(
-        select(Trial.id)
-        .join(Search)
-        .where(Trial.state == TrialState.QUEUED, Search.state.in_(WORKING), Search.cancel_requested_at.is_(None))
-        .order_by(Search.ticked_at.asc().nulls_first(), Trial.id)
-        .limit(1)
-    )
 
 
 def settle(session: Session, trial_id: str, attempt: int, to: TrialState, **values: Any) -> Trial:
@@ -119,3 +110,29 @@ def settle(session: Session, trial_id: str, attempt: int, to: TrialState, **valu
     trial = session.get_one(Trial, trial_id, populate_existing=True)
     record(session, trial)
     return trial
+
+
+def best(session: Session, search_id: str) -> Trial | None:
+    """The succeeded trial with the highest score, the earlier one of equals."""
+    return session.scalars(
+        select(Trial)
+        .where(Trial.search_id == search_id, Trial.state == TrialState.SUCCEEDED)
+        .order_by(Trial.score.desc(), Trial.number)
+        .limit(1)
+    ).one_or_none()
+
+
+def drop_weights_below(session: Session, search_id: str, kept: int) -> None:
+    """Forget the weights of all but the floor and the best `kept` trials; the sweep frees the bytes."""
+    ranked = (
+        select(Trial.id)
+        .where(Trial.search_id == search_id, Trial.weights_sha256.is_not(None), Trial.purpose != "floor")
+        .order_by(Trial.score.desc(), Trial.number)
+        .offset(kept)
+    )
+    session.execute(
+        update(Trial)
+        .where(Trial.id.in_(ranked))
+        .values(weights_sha256=None)
+        .execution_options(synchronize_session=False)
+    )

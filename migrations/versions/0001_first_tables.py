@@ -137,7 +137,7 @@ def upgrade() -> None:
         "workers",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("queues", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
-        sa.Column("device", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("device", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
         sa.Column("beat_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.Column(
             "started_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
