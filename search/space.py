@@ -79,21 +79,23 @@ class Genotype:
 class Recipe:
     """How a network is trained. Some spaces make it a part of the genotype; `cell` uses one for all.
 
-    learning_rate: peak of the one-cycle schedule. translate: largest shift in pixels at `side`, as a fraction of it.
-    cutout: side of the erased square as a fraction of the picture's. flip: mirrored copies are the same class.
-    side: training resolution in pixels (pictures are resized from the packed ones). mirror_at_test: average the
-    logits of a picture and its mirror image.
+    side: training resolution in pixels (pictures are resized from the packed ones). start_side: resolution of the
+    first steps, growing to `side`; equal means constant. learning_rate: peak of the one-cycle schedule as a multiple
+    of the trainer's own. flip: mirrored copies are the same class. translate: largest shift as a fraction of the
+    side. cutout: side of the erased square as a fraction of the picture's. balance: 0 shows every example once an
+    epoch, 1 every class equally often.
     """
 
     side: int
+    start_side: int
     batch_size: int = 128
     learning_rate: float = 1.0
-    weight_decay: float = 5e-4
+    weight_decay: float = 1.0
     label_smoothing: float = 0.1
     flip: bool = True
     translate: float = 0.0625
     cutout: float = 0.0
-    mirror_at_test: bool = False
+    balance: float = 0.0
 
 
 @runtime_checkable

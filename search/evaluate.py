@@ -1,0 +1,135 @@
+"""How good a trained network is on one split: metrics, figures per label, confusion."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from search.classifier import Classifier
+from search.data import Images, Split
+from search.device import Device
+from search.space import Genotype, Json, Space
+
+_BATCH = 256
+_TINY = 1e-7  # scores are not taken as surer than this in the log loss
+OBJECTIVES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFigures:
+    """One label: how many pictures carry it, and of these figures each is None where nothing defines it."""
+
+    label: str
+    count: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """metrics: accuracy, balanced_accuracy, macro_f1, log_loss, count. confusion: int64 (true, predicted).
+    scores: float32 (N, classes), in the order of `rows`, int64 (N,), positions in the data set."""
+
+    metrics: dict[str, float]
+    labels: tuple[LabelFigures, ...]
+    confusion: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    rows: NDArray[np.int64]
+
+    def to_json(self) -> dict[str, Json]:
+        """Without the scores of single pictures."""
+        return {
+            "metrics": self.metrics,
+            "labels": [
+                {"label": f.label, "count": f.count, "precision": f.precision, "recall": f.recall, "f1": f.f1}
+                for f in self.labels
+            ],
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def evaluate(
+    space: Space,
+    genotype: Genotype,
+    weights: Mapping[str, Tensor],
+    images: Images,
+    split: Split,
+    *,
+    mirror_at_test: bool,
+    device: Device,
+) -> Evaluation:
+    """Runs the module that is exported over one split. Raises ValueError when the split is empty."""
+    rows = images.rows(split)
+    if not len(rows):
+        raise ValueError(f"the {split.name.lower()} split is empty; there is nothing to evaluate on")
+    classifier = Classifier.load(space, genotype, weights)
+    device.place(classifier)
+    logits = predicted(classifier, images, rows, mirror_at_test, device)
+    targets = images.targets[rows]
+    scores = torch.softmax(logits, dim=1).numpy()
+    confusion = confusion_of(targets, scores.argmax(1), len(images.labels))
+    metrics = metrics_of(targets, scores) | {"count": float(len(rows))}
+    return Evaluation(metrics, _per_label(confusion, images.labels), confusion, scores, rows)
+
+
+@torch.inference_mode()
+def predicted(classifier: Classifier, images: Images, rows: NDArray[np.int64], mirror: bool, device: Device) -> Tensor:
+    """Logits of the pictures at `rows`: float32 (N, classes) on the CPU. Leaves the classifier in evaluation mode."""
+    classifier.eval()
+
+    def batches() -> Iterator[Tensor]:
+        for start in range(0, len(rows), _BATCH):
+            chunk = np.ascontiguousarray(images.pixels[rows[start : start + _BATCH]])
+            yield torch.from_numpy(chunk).to(device.torch_device)
+
+    with device.autocast():
+        return torch.cat([classifier(batch, mirror).float().cpu() for batch in batches()])
+
+
+def metrics_of(targets: NDArray[np.int64], scores: NDArray[np.float32]) -> dict[str, float]:
+    """targets: (N,). scores: (N, classes), rows sum to one. Labels that do not occur in `targets` take no part in the
+    means over labels."""
+    confusion = confusion_of(targets, scores.argmax(1), scores.shape[1])
+    hits, truths, guesses = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    seen = truths > 0
+    recall = hits[seen] / truths[seen]
+    f1 = 2 * hits[seen] / (truths[seen] + guesses[seen])
+    likelihood = np.clip(scores[np.arange(len(targets)), targets].astype(np.float64), _TINY, 1.0)
+    return {
+        "accuracy": float(hits.sum() / len(targets)),
+        "balanced_accuracy": float(recall.mean()),
+        "macro_f1": float(f1.mean()),
+        "log_loss": float(-np.log(likelihood).mean()),
+    }
+
+
+def score_of(metrics: Mapping[str, float], objective: str) -> float:
+    """The objective as a number of which more is better. Raises ValueError for an unknown objective."""
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective {objective!r} is unknown; one of {', '.join(OBJECTIVES)}")
+    return -metrics[objective] if objective == "log_loss" else metrics[objective]
+
+
+def confusion_of(targets: NDArray[np.int64], guesses: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """int64 (classes, classes): rows are true labels, columns what was predicted."""
+    return np.bincount(targets * classes + guesses, minlength=classes**2).reshape(classes, classes)
+
+
+def _per_label(confusion: NDArray[np.int64], labels: tuple[str, ...]) -> tuple[LabelFigures, ...]:
+    figures = []
+    for place, label in enumerate(labels):
+        hit, truth, guess = int(confusion[place, place]), int(confusion[place].sum()), int(confusion[:, place].sum())
+        figures.append(
+            LabelFigures(
+                label,
+                truth,
+                hit / guess if guess else None,
+                hit / truth if truth else None,
+                2 * hit / (truth + guess) if truth else None,
+            )
+        )
+    return tuple(figures)

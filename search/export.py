@@ -1,0 +1,75 @@
+"""A trained network as files that outlive the server: ONNX and safetensors."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load, save
+from torch import Tensor
+
+from search.classifier import Classifier, Served
+from search.space import Genotype, Json, Space
+
+INPUT, OUTPUT = "images", "scores"
+
+
+def to_onnx(
+    space: Space,
+    genotype: Genotype,
+    weights: Mapping[str, Tensor],
+    *,
+    packed_side: int,
+    mirror_at_test: bool,
+    labels: Sequence[str],
+) -> bytes:
+    """The network with all it needs, as ONNX.
+
+    Input `images`: uint8 (N, packed_side, packed_side, C), N free. Output `scores`: float32 (N, classes), rows sum to
+    one, in the order of `labels`, which the file carries as metadata beside the genotype.
+    """
+    served = served_of(space, genotype, weights, mirror_at_test)
+    example = torch.zeros((2, packed_side, packed_side, space.shape.channels), dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        program = torch.onnx.export(
+            served,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    metadata: dict[str, Json] = {"labels": list(labels), "genotype": genotype.to_json()}
+    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
+    return bytes(model.SerializeToString())
+
+
+def served_of(space: Space, genotype: Genotype, weights: Mapping[str, Tensor], mirror_at_test: bool) -> Served:
+    """The module that `to_onnx` writes, in torch."""
+    return Served(Classifier.load(space, genotype, weights), mirror_at_test).eval()
+
+
+@torch.inference_mode()
+def parity(model: bytes, served: Served, samples: NDArray[np.uint8]) -> float:
+    """Largest absolute difference between the scores of ONNX Runtime and of torch on `samples`: uint8 (N, S, S, C)."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    (scores,) = session.run([OUTPUT], {INPUT: samples})
+    return float(np.abs(scores - served(torch.from_numpy(samples.copy())).numpy()).max())
+
+
+def save_weights(weights: Mapping[str, Tensor]) -> bytes:
+    return bytes(save({name: value.contiguous() for name, value in weights.items()}))
+
+
+def load_weights(document: bytes) -> dict[str, Tensor]:
+    return dict(load(document))

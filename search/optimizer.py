@@ -1,0 +1,92 @@
+"""The optimizer: Muon for convolution filters, Nesterov momentum for everything else."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+_FILTER_RATE = 0.24  # airbench94_muon's on filters of norm sqrt(outputs), at its batch of 2,000
+_FILTER_BATCH = 2000
+_FILTER_MOMENTUM = 0.6
+_HEAD_RATE, _BIAS_RATE = 0.67, 0.053  # airbench94_muon's, per example of the batch
+_MOMENTUM = 0.85
+_DECAY = 2e-6  # per example of the batch, on everything but filters, whose norm is fixed
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_NEWTON_SCHULZ_STEPS = 3
+
+
+class Optimizer:
+    """Steps the trainable parameters of a network whose every convolution is followed by a normalisation.
+
+    Filters (4-D parameters) are kept at a fixed norm and move by the orthogonalised gradient (Muon, Jordan 2024;
+    constants of airbench94_muon): a normalisation behind them makes their scale meaningless. The rest follows
+    Nesterov momentum with decoupled rates for the head and for biases.
+    """
+
+    def __init__(self, network: nn.Module, batch_size: int, learning_rate: float, weight_decay: float):
+        named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        self._filters = [p for _, p in named if p.ndim == 4]
+        self._others = [p for _, p in named if p.ndim != 4]
+        self._names = [name for name, p in named if p.ndim == 4] + [name for name, p in named if p.ndim != 4]
+        self._momenta = [torch.zeros_like(p) for p in (*self._filters, *self._others)]
+        self._filter_rate = learning_rate * _FILTER_RATE * (batch_size / _FILTER_BATCH) ** 0.5
+        self._rates = [learning_rate * batch_size * (_HEAD_RATE if p.ndim > 1 else _BIAS_RATE) for p in self._others]
+        self._decays = [weight_decay * _DECAY * batch_size / rate for rate in self._rates]
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """One step along the gradients of the mean loss, which are cleared. rate: the schedule's height, 0 to 1."""
+        count = len(self._filters)
+        if self._filters:
+            gradients = [_gradient(p) for p in self._filters]
+            momenta = self._momenta[:count]
+            torch._foreach_mul_(momenta, _FILTER_MOMENTUM)
+            torch._foreach_add_(momenta, gradients)
+            torch._foreach_add_(gradients, momenta, alpha=_FILTER_MOMENTUM)
+            norms = torch._foreach_norm(self._filters)
+            for filters, norm, gradient in zip(self._filters, norms, gradients, strict=True):
+                filters.mul_(len(filters) ** 0.5 / norm.clamp(min=1e-12))
+                filters.add_(orthogonalised(gradient), alpha=-rate * self._filter_rate)
+        gradients = [_gradient(p) for p in self._others]
+        momenta = self._momenta[count:]
+        torch._foreach_add_(gradients, torch._foreach_mul(self._others, self._decays))
+        torch._foreach_mul_(momenta, _MOMENTUM)
+        torch._foreach_add_(momenta, gradients)
+        torch._foreach_add_(gradients, momenta, alpha=_MOMENTUM)
+        torch._foreach_mul_(gradients, [-rate * r for r in self._rates])
+        torch._foreach_add_(self._others, gradients)
+        for p in (*self._filters, *self._others):
+            p.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Momentum by parameter name."""
+        return dict(zip(self._names, self._momenta, strict=True))
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        for name, momentum in zip(self._names, self._momenta, strict=True):
+            momentum.copy_(state[name])
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def orthogonalised(gradient: Tensor) -> Tensor:
+    """The nearest matrix with singular values about 1 (0.5 to 1.5), by Newton-Schulz iterations.
+
+    gradient: (outputs, inputs, k, k), taken as outputs × inputs·k·k; of a grouped filter with one input each row by
+    itself.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    if gradient.shape[1] == 1:
+        flat = gradient.flatten(1)
+        return (flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-7)).view_as(gradient)
+    x = gradient.flatten(1)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(_NEWTON_SCHULZ_STEPS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.T if tall else x).reshape(gradient.shape)

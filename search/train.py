@@ -1,0 +1,424 @@
+"""Trains one genotype on packed pictures, for so many seconds or so many epochs.
+
+With seconds the schedule follows the share of the time that has passed, so it ends annealed and on time however fast
+the machine is or becomes. With epochs it follows the steps, and everything is a function of the seed.
+"""
+
+import json
+import math
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.nn import functional as F
+
+from search.candidate import Fidelity
+from search.classifier import Classifier, network_weights
+from search.data import Images, Moves, Order, Pool, generator
+from search.device import Device
+from search.evaluate import metrics_of, predicted, score_of
+from search.optimizer import Optimizer
+from search.space import Cost, Genotype, Space
+
+_CHECKPOINT_VERSION = 1
+_WARM_UP = 0.05  # share of the schedule in which the learning rate rises
+_GROWTH = (0.35, 0.7)  # shares of the schedule at which the resolution grows, halfway and in full
+_SCORED_EVERY = 0.125  # of the schedule
+_SCORED_MAX = 1_000  # pictures looked at for a score on the way; the last score sees all
+_SCORED_MIN = 64
+_SCORED_SHARE = 0.01  # of the time, for each score on the way
+_REPORT_EVERY_S = 1.0
+_FIT_SAMPLE = 2_000  # pictures shown to a network that fits its first layer to data
+_AVERAGED = 0.05  # of the schedule: how far back the average of the weights reaches
+_AVERAGE_EVERY = 5  # steps
+_SYNC_EVERY = 16  # steps between looks at the loss on a GPU, each of which waits for it
+_SMALLEST_BATCHES = 4  # an epoch has at least this many
+_POOL_SHARE = 0.25  # of the free memory may hold resized pictures
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer a number."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """The device's memory did not suffice."""
+
+
+class DoesNotFitError(RuntimeError):
+    """By estimate the training needs more memory than there is; nothing was built."""
+
+
+class CheckpointError(ValueError):
+    """The checkpoint belongs to another training or another version."""
+
+
+@runtime_checkable
+class FitsToData(Protocol):
+    """A network that sets part of its weights from training pictures, before the first step."""
+
+    def fit_to(self, images: Tensor) -> None: ...  # float (N, C, side, side), normalised
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where a training stands. fraction: share of the schedule done. seconds: since its start, earlier runs included.
+    train_loss: mean since the last point. score: the objective on validation pictures, where it was looked at."""
+
+    fraction: float
+    epoch: float
+    seconds: float
+    train_loss: float
+    score: float | None
+    images_per_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """weights: state of a `Classifier`, on the CPU. metrics and score: on all validation pictures, as the model will
+    answer. stopped: `progress` asked for it; then the schedule was cut short. mirror_at_test: mirrored averaging
+    lowered the log loss on the validation pictures."""
+
+    weights: dict[str, Tensor]
+    metrics: dict[str, float]
+    score: float
+    curve: tuple[Point, ...]
+    images_per_s: float
+    epochs: float
+    seconds: float
+    stopped: bool
+    mirror_at_test: bool
+
+
+def train(
+    space: Space,
+    genotype: Genotype,
+    images: Images,
+    fidelity: Fidelity,
+    *,
+    seed: int,
+    device: Device,
+    objective: str = "accuracy",
+    progress: Callable[[Point], bool] = lambda _: True,
+    resume: bytes | None = None,
+    checkpoint: Callable[[bytes], None] | None = None,
+    checkpoint_every_s: float = 15.0,
+    warm_start: Mapping[str, Tensor] | None = None,
+) -> Trained:
+    """Trains, validating on the way. Seconds count from this call and include the last validation.
+
+    progress: told about every second; False ends the training now. resume: what `checkpoint` was given; the training
+    goes on there, and the seconds used up to there count. warm_start: state of a classifier of the same genotype, to
+    start from instead of random weights.
+    Raises DivergedError, OutOfMemoryError, DoesNotFitError, CheckpointError, InvalidGenotypeError.
+    """
+    with _out_of_memory_typed():
+        run = _Run(space, genotype, images, fidelity, seed, device, objective)
+        if resume is not None:
+            run.restore(resume)
+        elif warm_start is not None:
+            run.network.load_state_dict(network_weights(warm_start))
+        return run.to_the_end(progress, checkpoint, checkpoint_every_s)
+
+
+def estimated_bytes(cost: Cost, batch_size: int) -> int:
+    """Memory that one training needs beside its pictures: weights, gradient, momentum, average and an update of each
+    parameter, and activations with their gradients of one batch (float32)."""
+    return 4 * (5 * cost.params + 2 * cost.activations * batch_size)
+
+
+class _Run:
+    def __init__(
+        self,
+        space: Space,
+        genotype: Genotype,
+        images: Images,
+        fidelity: Fidelity,
+        seed: int,
+        device: Device,
+        objective: str,
+    ):
+        self._started = time.perf_counter()
+        self._used_s = 0.0  # by earlier runs of the same training
+        self.genotype, self.images, self.fidelity, self.seed = genotype, images, fidelity, seed
+        self.device, self.objective = device, objective
+        self.recipe = recipe = space.recipe(genotype)
+        space.check(genotype)
+        self.rows = _share(images.train, images.targets, fidelity.fraction, seed)
+        self.batch_size = max(1, min(recipe.batch_size, len(self.rows) // _SMALLEST_BATCHES))
+        _refuse_what_does_not_fit(space.cost(genotype), self.batch_size, device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator(seed, "weights"))))
+            network = space.build(genotype)
+        self.side = min(recipe.side, fidelity.side or recipe.side, images.side)
+        self.start_side = min(recipe.start_side, self.side)
+        mean, deviation = images.statistics()
+        self.classifier = Classifier.around(network, mean, deviation, images.side, self.side)
+        device.place(self.classifier)
+        self.network = network
+        self._pools: dict[int, Pool] = {}
+        if isinstance(network, FitsToData):
+            few = torch.randperm(len(self.rows), generator=generator(seed, "fit"))[:_FIT_SAMPLE]
+            network.fit_to(self._normalised(self._pool(self.side).take(few.to(device.torch_device))))
+        self.average = {name: value.detach().clone() for name, value in self._averageable()}
+        self.optimizer = Optimizer(network, self.batch_size, recipe.learning_rate, recipe.weight_decay)
+        targets = images.targets[self.rows]
+        self.order = Order(targets, seed, recipe.balance)
+        self.targets = torch.from_numpy(targets).to(device.torch_device)
+        self.mirrored = torch.rand(len(self.rows), generator=generator(seed, "mirror")) < 0.5
+        self.scored = images.validation[torch.randperm(len(images.validation), generator=generator(seed, "s")).numpy()]
+        self.step, self.fraction = 0, 0.0
+        self.curve: list[Point] = []
+        self._step_s = self._forward_s = 0.0  # measured: of the last steps; of one picture at the final resolution
+
+    # ------------------------------------------------------------------------------------------ time
+
+    def seconds(self) -> float:
+        return self._used_s + time.perf_counter() - self._started
+
+    def _closing_s(self) -> float:
+        """What is still to do after the last step: the validation, with and without mirroring."""
+        return 0.1 + self._forward_s * len(self.images.validation) * (2 if self.recipe.flip else 1)
+
+    def _advance(self) -> None:
+        """Sets the share of the schedule that is done."""
+        if self.fidelity.seconds is not None:
+            limit = self.fidelity.seconds - min(self._closing_s(), 0.3 * self.fidelity.seconds) - 0.5 * self._step_s
+            self.fraction = min(1.0, max(self.fraction, self.seconds() / max(limit, 1e-3)))
+        else:
+            self.fraction = min(1.0, self.step / self._steps())
+
+    def _steps(self) -> int:
+        assert self.fidelity.epochs is not None
+        return max(1, round(self.fidelity.epochs * len(self.rows) / self.batch_size))
+
+    # ------------------------------------------------------------------------------------------ data
+
+    def _side_now(self) -> int:
+        if self.fraction >= _GROWTH[1] or self.start_side >= self.side:
+            return self.side
+        return self.start_side if self.fraction < _GROWTH[0] else 2 * round((self.start_side + self.side) / 4)
+
+    def _pool(self, side: int) -> Pool:
+        if side not in self._pools:
+            self._pools.clear()  # one resolution at a time
+            budget = int(_POOL_SHARE * self.device.free_bytes())
+            self._pools[side] = Pool(self.images, self.rows, side, self.device.torch_device, budget)
+        return self._pools[side]
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, S, S, C) to float (B, C, S, S)."""
+        normal = (pixels.float() - self.classifier.mean) / self.classifier.deviation
+        return normal.permute(0, 3, 1, 2).contiguous(memory_format=self.device.memory_format)
+
+    def _batch(self, side: int) -> tuple[Tensor, Tensor]:
+        """Augmented, normalised pictures of this step and their targets."""
+        positions, epochs = self.order.take(self.step * self.batch_size, self.batch_size)
+        recipe, random = self.recipe, generator(self.seed, "batch", self.step)
+        # Every other epoch shows a picture mirrored, which half begins at random: more different pictures than chance.
+        mirrored = self.mirrored[positions] ^ (epochs % 2 == 1) if recipe.flip else torch.zeros_like(positions).bool()
+        reach = min(side - 1, round(recipe.translate * side))
+        shifts = torch.randint(-reach, reach + 1, (len(positions), 2), generator=random)
+        place = self.device.torch_device
+        moves = Moves(mirrored.to(place), shifts.to(place))
+        positions = positions.to(place)
+        pixels = self._normalised(self._pool(side).augmented(positions, moves))
+        size = round(recipe.cutout * side)
+        if size:
+            corners = torch.randint(1 - size, side, (len(positions), 2), generator=random).to(place)
+            line = torch.arange(side, device=place)
+            inside = (line >= corners[:, :, None]) & (line < corners[:, :, None] + size)  # (B, 2, S)
+            pixels = pixels.masked_fill((inside[:, 0, :, None] & inside[:, 1, None, :])[:, None], 0.0)
+        return pixels, self.targets[positions]
+
+    # ------------------------------------------------------------------------------------------ steps
+
+    def _train_step(self) -> Tensor:
+        side = self._side_now()
+        started = time.perf_counter()
+        images, targets = self._batch(side)
+        with self.device.autocast():
+            logits = self.network(images)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
+        torch.autograd.backward(loss)
+        rise = min(1.0, (self.fraction + 1e-3) / _WARM_UP)
+        self.optimizer.step(rise * (1 - self.fraction))
+        self.step += 1
+        if self.step % _AVERAGE_EVERY == 0:
+            self._fold_into_average()
+        took = time.perf_counter() - started
+        self._step_s = took if not self._step_s else 0.9 * self._step_s + 0.1 * took
+        forward = took / len(images) / 3 * (self.side / side) ** 2
+        self._forward_s = forward if not self._forward_s else 0.9 * self._forward_s + 0.1 * forward
+        return loss.detach()
+
+    def _averageable(self) -> Iterator[tuple[str, Tensor]]:
+        return ((n, v) for n, v in self.network.state_dict(keep_vars=False).items() if v.is_floating_point())
+
+    @torch.no_grad()
+    def _fold_into_average(self) -> None:
+        """The share of the schedule since the last fold decides the weight, so the reach is the same at any speed."""
+        done = max(self.fraction, 1e-6)
+        steps = _AVERAGED * self.step / done / _AVERAGE_EVERY  # folds in the reach
+        names, values = zip(*self._averageable(), strict=True)
+        torch._foreach_lerp_([self.average[n] for n in names], list(values), 1 / max(1.0, steps))
+
+    def to_the_end(
+        self,
+        progress: Callable[[Point], bool],
+        checkpoint: Callable[[bytes], None] | None,
+        checkpoint_every_s: float,
+    ) -> Trained:
+        self.network.train()
+        stopped, losses = False, []
+        reported, saved = self.seconds(), time.perf_counter()
+        reported_step = self.step
+        sync = 1 if self.device.kind == "cpu" else _SYNC_EVERY
+        while self.fraction < 1.0 and not stopped:
+            scored_before = int(self.fraction / _SCORED_EVERY)
+            losses.append(self._train_step())
+            if self.step % sync == 0 and not math.isfinite(losses[-1].item()):
+                raise DivergedError(f"the loss became {losses[-1].item()} at step {self.step} ({self.fraction:.0%})")
+            self._advance()
+            due = int(self.fraction / _SCORED_EVERY) > scored_before and self.fraction < 1.0
+            now = self.seconds()
+            if due or now - reported > _REPORT_EVERY_S:
+                speed = (self.step - reported_step) * self.batch_size / max(1e-6, now - reported)
+                point = self._point(float(torch.stack(losses).mean()), speed, self._score_on_the_way() if due else None)
+                losses, reported, reported_step = [], self.seconds(), self.step
+                self.curve.append(point)
+                stopped = not progress(point)
+                self._advance()
+            if checkpoint is not None and time.perf_counter() - saved > checkpoint_every_s:
+                checkpoint(self.dump())
+                saved = time.perf_counter()
+        return self._closed(stopped, float(torch.stack(losses).mean()) if losses else math.nan, progress)
+
+    def _point(self, loss: float, speed: float, score: float | None) -> Point:
+        epoch = self.step * self.batch_size / len(self.rows)
+        return Point(self.fraction, epoch, self.seconds(), loss, score, speed)
+
+    def _score_on_the_way(self) -> float:
+        count = _SCORED_MAX
+        if self.fidelity.seconds is not None:
+            affordable = _SCORED_SHARE * self.fidelity.seconds / max(self._forward_s, 1e-6)
+            count = max(_SCORED_MIN, min(_SCORED_MAX, int(affordable)))
+        rows = self.scored[:count]
+        logits = predicted(self.classifier, self.images, rows, False, self.device)
+        self.network.train()
+        return score_of(metrics_of(self.images.targets[rows], torch.softmax(logits, 1).numpy()), self.objective)
+
+    def _closed(self, stopped: bool, loss: float, progress: Callable[[Point], bool]) -> Trained:
+        """Takes the averaged weights, decides on mirroring and measures the model on all validation pictures."""
+        self.network.load_state_dict(self.average, strict=False)
+        rows = self.images.validation
+        targets = self.images.targets[rows]
+        plain = metrics_of(
+            targets, torch.softmax(predicted(self.classifier, self.images, rows, False, self.device), 1).numpy()
+        )
+        metrics, mirror = plain, False
+        if self.recipe.flip:
+            logits = predicted(self.classifier, self.images, rows, True, self.device)
+            averaged = metrics_of(targets, torch.softmax(logits, 1).numpy())
+            if averaged["log_loss"] < plain["log_loss"]:
+                metrics, mirror = averaged, True
+        if not math.isfinite(metrics["log_loss"]):
+            raise DivergedError("the trained network answers with numbers that are not finite")
+        score = score_of(metrics, self.objective)
+        seconds = self.seconds()
+        epochs = self.step * self.batch_size / len(self.rows)
+        speed = self.step * self.batch_size / seconds
+        point = self._point(
+            loss if math.isfinite(loss) else self.curve[-1].train_loss if self.curve else 0.0, speed, score
+        )
+        self.curve.append(point)
+        progress(point)
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.classifier.state_dict().items()}
+        return Trained(weights, metrics, score, tuple(self.curve), speed, epochs, seconds, stopped, mirror)
+
+    # ------------------------------------------------------------------------------------------ checkpoints
+
+    def dump(self) -> bytes:
+        """Everything that a later run needs to go on exactly here."""
+        tensors = {f"network.{n}": v for n, v in self.network.state_dict().items()}
+        tensors |= {f"average.{n}": v for n, v in self.average.items()}
+        tensors |= {f"momentum.{n}": v for n, v in self.optimizer.state().items()}
+        header = {
+            "version": _CHECKPOINT_VERSION,
+            "genotype": self.genotype.digest(),
+            "seed": self.seed,
+            "step": self.step,
+            "batch_size": self.batch_size,
+            "fraction": self.fraction,
+            "seconds": self.seconds(),
+            "curve": [asdict(point) for point in self.curve],
+        }
+        on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        return save(on_cpu, metadata={"training": json.dumps(header)})
+
+    def restore(self, checkpoint: bytes) -> None:
+        header, tensors = _read_checkpoint(checkpoint)
+        mine = {"genotype": self.genotype.digest(), "seed": self.seed, "batch_size": self.batch_size}
+        for name, value in mine.items():
+            if header.get(name) != value:
+                raise CheckpointError(f"the checkpoint is of {name} {header.get(name)!r}, this training of {value!r}")
+        self.network.load_state_dict(_below("network.", tensors))
+        for name, value in _below("average.", tensors).items():
+            self.average[name].copy_(value)
+        self.optimizer.restore(_below("momentum.", tensors))
+        self.step, self.fraction, self._used_s = header["step"], header["fraction"], header["seconds"]
+        self.curve = [Point(**point) for point in header["curve"]]
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    (length,) = struct.unpack("<Q", checkpoint[:8])
+    header = json.loads(json.loads(checkpoint[8 : 8 + length])["__metadata__"]["training"])
+    if header.get("version") != _CHECKPOINT_VERSION:
+        raise CheckpointError(f"checkpoint version {header.get('version')!r}; this engine reads {_CHECKPOINT_VERSION}")
+    return header, load(checkpoint)
+
+
+def _share(rows: NDArray[np.int64], targets: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
+    """That share of the rows, of every class at least one."""
+    if fraction >= 1.0:
+        return rows
+    shuffled = rows[torch.randperm(len(rows), generator=generator(seed, "share")).numpy()]
+    chosen = [
+        of[: max(1, round(fraction * len(of)))]
+        for c in np.unique(targets[rows])
+        for of in [shuffled[targets[shuffled] == c]]
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def _refuse_what_does_not_fit(cost: Cost, batch_size: int, device: Device) -> None:
+    needed, free = estimated_bytes(cost, batch_size), device.free_bytes()
+    if needed > free:
+        raise DoesNotFitError(
+            f"training in batches of {batch_size} needs about {needed >> 20:,} MB and {free >> 20:,} MB are free; "
+            "a smaller batch, resolution or network fits"
+        )
+
+
+@contextmanager
+def _out_of_memory_typed() -> Iterator[None]:
+    """Both kinds of device say it in their own way."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemoryError(f"out of memory: {error}") from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            raise OutOfMemoryError(f"out of memory: {error}") from error
+        raise
