@@ -68,12 +68,20 @@ def evaluate(
         raise ValueError(f"the {split.name.lower()} split is empty; there is nothing to evaluate on")
     classifier = Classifier.load(space, genotype, weights)
     device.place(classifier)
-    logits = predicted(classifier, images, rows, mirror_at_test, device)
-    targets = images.targets[rows]
-    scores = torch.softmax(logits, dim=1).numpy()
-    confusion = confusion_of(targets, scores.argmax(1), len(images.labels))
-    metrics = metrics_of(targets, scores) | {"count": float(len(rows))}
-    return Evaluation(metrics, _per_label(confusion, images.labels), confusion, scores, rows)
+    scores = torch.softmax(predicted(classifier, images, rows, mirror_at_test, device), dim=1).numpy()
+    return evaluation_of(scores, images.targets[rows], images.labels, rows)
+
+
+def evaluation_of(
+    scores: NDArray[np.float32], targets: NDArray[np.int64], labels: tuple[str, ...], rows: NDArray[np.int64]
+) -> Evaluation:
+    """Figures of `scores` (N, classes), rows summing to one, from torch or from ONNX Runtime, for pictures at `rows`.
+
+    Without pictures there are no metrics: a data set too small for a test split has none to report.
+    """
+    confusion = confusion_of(targets, scores.argmax(1), len(labels))
+    metrics = {"count": float(len(rows))} | (metrics_of(targets, scores) if len(rows) else {})
+    return Evaluation(metrics, _per_label(confusion, labels), confusion, scores, rows)
 
 
 @torch.inference_mode()
