@@ -1,7 +1,7 @@
 """Embedded Postgres and Valkey: real servers that come as wheels, for a machine that has none.
 
-`start` runs both for a home, `borrow` uses those that run and starts them only when they do not, `temporary` gives
-fresh ones that leave nothing behind.
+`start` runs both for a home, `borrow` gives a command the database of a home whether the service runs or not,
+`temporary` gives fresh ones that leave nothing behind.
 """
 
 import shutil
@@ -80,15 +80,14 @@ def start_valkey(home: Path, *, folder: Path | None = None) -> Server:
 
 
 @contextmanager
-def borrow(home: Path) -> Iterator[Engines]:
-    """Engines for the length of a command: those of a running service are left running, others end with it."""
-    engines = start(home)
+def borrow(home: Path) -> Iterator[Server]:
+    """Postgres for the length of a command: that of a running service is left running, another ends with the command."""
+    server = start_postgres(home)
     try:
-        yield engines
+        yield server
     finally:
-        for server in (engines.valkey, engines.postgres):
-            if not server.adopted:
-                server.stop()
+        if not server.adopted:
+            server.stop()
 
 
 @contextmanager

@@ -13,12 +13,11 @@ from pathlib import Path
 from random import SystemRandom
 
 from netwright.engines.errors import EngineError
-from netwright.engines.process import Account
+from netwright.engines.process import MYSELF, Account
 
 ACCOUNTS = ("netwright", "postgres", "nobody")  # whom root steps down to: the first that the system has
 SERVICE = Path("/var/lib/netwright")  # for homes that such an account cannot enter, like one below /root
 PORTS = range(15000, 30000)  # above the well-known ones, below those that outgoing connections draw from
-MYSELF = Account(None, None, "this user")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """Running programs as an account, finding them again, and ending them."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,7 @@ import psutil
 from netwright.engines.errors import EngineError
 
 LAUNCH = Path(__file__).with_name("launch.py")
-LOG_MAX_BYTES = 16 << 20  # a log longer than this is set aside at the next start
-EPHEMERAL_FIRST_DEFAULT = 32768
+LOG_MAX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +33,27 @@ class Account:
         return "-" if self.uid is None else f"{self.uid}:{self.gid}"
 
 
+MYSELF = Account(None, None, "this user")
+
+
 def environment() -> dict[str, str]:
     """The environment of an engine: nothing of the caller's, whose variables may carry secrets or PG… settings."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 
-def launch(
-    command: Sequence[str | Path], account: Account, directory: Path, *, death_signal: int
-) -> tuple[list[str], Mapping[str, str]]:
-    """The command line and environment that run `command` as `account` in `directory`, and end it with its parent."""
+def launched(command: Sequence[str | Path], account: Account, directory: Path, death_signal: int) -> list[str]:
+    """The command line that runs `command` as `account` in `directory`, with `death_signal` when this process dies."""
     start = [sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), str(int(death_signal))]
-    return [*start, account.spelled, str(directory), *map(str, command)], environment()
+    return [*start, account.spelled, str(directory), *map(str, command)]
 
 
 def run(command: Sequence[str | Path], account: Account, directory: Path, *, timeout_s: float = 60) -> str:
     """Runs a short program to its end and returns what it printed. Raises EngineError when it fails."""
-    line, variables = launch(command, account, directory, death_signal=signal.SIGKILL)
+    line = launched(command, account, directory, signal.SIGKILL)
     try:
         done = subprocess.run(
             line,
-            env=variables,
+            env=environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -79,11 +80,10 @@ def spawn(
         raise EngineError("an engine must be started from the main thread, for it ends with the thread that started it")
     log.parent.mkdir(parents=True, exist_ok=True)
     set_aside(log)
-    line, variables = launch(command, account, directory, death_signal=death_signal)
     with log.open("ab") as output:
         return psutil.Popen(
-            line,
-            env=variables,
+            launched(command, account, directory, death_signal),
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -92,9 +92,10 @@ def spawn(
 
 
 def set_aside(log: Path) -> None:
-    """Keeps one former log when `log` has grown long."""
+    """Keeps one former log when `log` has grown long. Its writer appends, so the file can be emptied under its hands."""
     if log.exists() and log.stat().st_size > LOG_MAX_BYTES:
-        log.replace(log.with_suffix(".1.log"))
+        shutil.copyfile(log, log.with_suffix(".1.log"))
+        os.truncate(log, 0)
 
 
 def tail(log: Path, size: int = 1500) -> str:

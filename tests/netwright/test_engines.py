@@ -102,10 +102,13 @@ def test_a_pid_file_that_names_a_stranger_does_not_stop_the_start(home: Path) ->
 def test_a_running_engine_is_adopted_and_a_borrower_leaves_it_running(home: Path) -> None:
     owner = engines.start(home)
     with engines.borrow(home) as borrowed:
-        assert borrowed.postgres.adopted
-        assert borrowed.valkey.adopted
-        assert borrowed.database_url == owner.database_url
-        assert borrowed.postgres.process.pid == owner.postgres.process.pid
+        assert borrowed.adopted
+        assert borrowed.url == owner.database_url
+        assert borrowed.process.pid == owner.postgres.process.pid
+    assert owner.postgres.is_alive
+    again = engines.start(home)
+    assert again.valkey.adopted
+    assert again.redis_url == owner.redis_url
     assert owner.postgres.is_alive
     assert owner.valkey.is_alive
     owner.stop()
