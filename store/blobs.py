@@ -92,6 +92,14 @@ def _named() -> str:
     return " UNION ".join(columns)
 
 
+def discard(session: Session, sha256: bytes) -> None:
+    """Delete one blob now if no row names it; for what is replaced every few seconds."""
+    session.execute(
+        text(f"DELETE FROM blobs WHERE sha256 = :sha256 AND sha256 NOT IN ({_named()})"),
+        {"sha256": sha256},
+    )
+
+
 def collect(session: Session, older_than_s: float = 3600.0) -> int:
     """Delete blobs that no row names and that were written more than `older_than_s` ago; returns the bytes freed."""
     freed = session.execute(

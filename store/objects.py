@@ -1,5 +1,6 @@
 """Data set bytes in an object store: a local directory, S3, Google Cloud Storage or Azure, by URL (obstore)."""
 
+import errno
 from collections.abc import AsyncIterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -47,18 +48,28 @@ class Objects:
                     size += len(piece)
         return size
 
-    def put_file(self, key: str, path: Path) -> int:
-        """Copy a file into `key`; returns its size. Raises OSError (disk full among them) or ObjectsError."""
+    def take_file(self, key: str, path: Path) -> int:
+        """Move a file into `key`; returns its size. Raises OSError (disk full among them) or ObjectsError."""
+        size = path.stat().st_size
         try:
-            if self.local is not None:
+            if self.local is None:
+                obstore.put(self.store, key, path, chunk_size=PART_BYTES, max_concurrency=2)
+                path.unlink()
+                return size
+            target = self.local / key
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.rename(target)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
                 with path.open("rb") as source, obstore.open_writer(self.store, key, buffer_size=PART_BYTES) as writer:
                     while piece := source.read(PART_BYTES):
                         writer.write(piece)
-            else:
-                obstore.put(self.store, key, path, chunk_size=PART_BYTES, max_concurrency=2)
+                path.unlink()
         except BaseError as error:
             raise ObjectsError(f"object {key} could not be written: {error}") from error
-        return path.stat().st_size
+        return size
 
     def fetch(self, key: str, cache: Path) -> Path:
         """`key` as a local file: the stored file itself when the store is a directory, else a copy under `cache`.

@@ -226,6 +226,12 @@ def unheeded(session: Session, older_than_s: float, limit: int = 100) -> Sequenc
     ).all()
 
 
+def wake_queued(session: Session) -> None:
+    """Have every queued search take its first turn, e.g. when a worker has come."""
+    for search_id in session.scalars(select(Search.id).where(Search.state == SearchState.QUEUED)):
+        hint(session, Hint(Task.ADVANCE, search_id))
+
+
 def delete(session: Session, search: Search) -> None:
     """Delete an ended search with its trials and events; its models stay. Raises ConflictError while it works."""
     if not is_final(search.state):

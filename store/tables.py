@@ -46,6 +46,7 @@ class Base(DeclarativeBase):
         Json: JSONB(none_as_null=True),
         list[str]: JSONB(none_as_null=True),
         list[int]: JSONB(none_as_null=True),
+        list[list[int]]: JSONB(none_as_null=True),
         list[Json]: JSONB(none_as_null=True),
     }
 
@@ -322,7 +323,7 @@ class Evaluation(Base):
     example_count: Mapped[int]
     metrics: Mapped[Json]
     per_label: Mapped[list[Json]]
-    confusion: Mapped[list[Json]]  # rows: true label, columns: predicted
+    confusion: Mapped[list[list[int]]]  # rows: true label, columns: predicted
     created_at: Mapped[datetime] = created_column()
 
     __table_args__ = (

@@ -136,3 +136,17 @@ def drop_weights_below(session: Session, search_id: str, kept: int) -> None:
         .values(weights_sha256=None)
         .execution_options(synchronize_session=False)
     )
+
+
+def withdraw(session: Session, trial: Trial, reason: Mapping[str, Any]) -> None:
+    """End a queued trial that is not to run any more; nothing happens when a worker has claimed it meanwhile."""
+    withdrawn = session.scalar(
+        update(Trial)
+        .where(Trial.id == trial.id, Trial.state == TrialState.QUEUED)
+        .values(state=TrialState.PRUNED, error=dict(reason), ended_at=func.clock_timestamp(), checkpoint_sha256=None)
+        .returning(Trial.id)
+        .execution_options(synchronize_session=False)
+    )
+    session.refresh(trial)
+    if withdrawn is not None:
+        record(session, trial)

@@ -1,0 +1,191 @@
+"""One turn of a search, in one transaction: tell the strategy what ended, ask what is next, write it down.
+
+A crash anywhere rolls the turn back, and the sweep has it taken again: nothing is told twice, nothing asked twice.
+"""
+
+from typing import Any
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from search.candidate import Purpose
+from search.floor import floor
+from search.race import Work, observations, plan
+from search.space import Genotype, InvalidGenotypeError, Space
+from search.strategies import StateError, Strategy, strategy_for
+from store import jobs, searches, trials, workers
+from store.database import hint
+from store.queue import Hint, Task
+from store.states import JobState, SearchState, TrialState, is_final
+from store.tables import DatasetVersion, Evaluation, Job, Search
+from worker.context import Context
+from worker.engine import budget_of, done_of, shape_of, space_of, work_of
+
+log = structlog.get_logger()
+
+MAX_GAP_S = 1.0  # between the end of a trial and the turn that follows: worked time, too
+ENDED = (TrialState.SUCCEEDED, TrialState.FAILED, TrialState.PRUNED)
+UNFINISHED = (TrialState.QUEUED, TrialState.RUNNING)
+# The floor under a budget in trials must not depend on the machine: one sized for a laptop's quarter of an hour.
+TRIALS_BUDGET_FLOPS_PER_S, TRIALS_BUDGET_S = 20e9, 900.0
+
+
+def take_turn(context: Context, search_id: str) -> None:
+    """Move the search on as far as it can be moved now."""
+    with context.sessions.begin() as session:
+        search = session.scalars(select(Search).where(Search.id == search_id).with_for_update()).one_or_none()
+        if search is None or is_final(search.state):
+            return
+        if search.cancel_requested_at is not None:
+            _cancel(session, search)
+        elif search.state is SearchState.FINISHING:
+            _finish(session, search)
+        elif search.state in (SearchState.QUEUED, SearchState.RUNNING):
+            _go_on(session, search)
+
+
+def _cancel(session: Session, search: Search) -> None:
+    for trial in trials.of_search(session, search.id, TrialState.QUEUED):
+        trials.withdraw(session, trial, {"kind": "cancelled", "message": "its search was cancelled"})
+    if not trials.of_search(session, search.id, TrialState.RUNNING):
+        searches.move(session, search, SearchState.CANCELLED)
+        log.info("search.cancelled", search=search.id)
+
+
+def _go_on(session: Session, search: Search) -> None:
+    speed = workers.flops_per_s(session)
+    if speed is None:
+        return  # no worker is there, or none has measured itself yet; it will wake this search
+    if search.state is SearchState.QUEUED:
+        searches.move(session, search, SearchState.RUNNING, started_at=func.clock_timestamp())
+    spent_s, _ = searches.tick(session, search.id, MAX_GAP_S)
+    version = session.get_one(DatasetVersion, search.version_id)
+    floor_genotype = _floor_of(session, search, version, speed)
+    space = space_of(Genotype(search.space, "{}"), shape_of(version), search.space, search.space_options)
+    ended = trials.of_search(session, search.id, *ENDED)
+    strategy = _strategy(search, space, ended)
+    running = trials.of_search(session, search.id, *UNFINISHED)
+    devices = workers.trial_devices(session)
+    turn = plan(
+        space,
+        strategy,
+        floor_genotype,
+        budget_of(search),
+        spent_s=spent_s,
+        done=[done_of(trial) for trial in ended],
+        running=[work_of(trial) for trial in running],
+        slots=max(0, devices - len(running)),
+        devices=devices,
+        seed=search.seed,
+    )
+    for work in turn.work:
+        _insert(session, search, version, work)
+    search.strategy_state = strategy.dump()
+    session.flush()
+    if turn.finished:
+        _begin_finish(session, search, ended)
+
+
+def _floor_of(session: Session, search: Search, version: DatasetVersion, speed: float) -> Genotype:
+    """The floor, chosen at the first turn and kept: it must not change with the machine that takes the next turn."""
+    if search.floor is None:
+        n_train = sum(version.stats["splits"]["train"].values())
+        genotype = floor(
+            shape_of(version),
+            n_train,
+            flops_per_s=speed if search.budget_s is not None else TRIALS_BUDGET_FLOPS_PER_S,
+            seconds=search.budget_s if search.budget_s is not None else TRIALS_BUDGET_S,
+        )
+        search.floor = genotype.to_json()
+        session.flush()
+    return Genotype.from_json(search.floor)
+
+
+def _strategy(search: Search, space: Space, ended: Any) -> Strategy:
+    """The strategy as it stood, told what ended since. State that cannot be read is rebuilt by telling it everything."""
+    untold = [trial for trial in ended if trial.told_at is None]
+    try:
+        strategy = strategy_for(search.strategy, space, search.strategy_options, search.seed, search.strategy_state)
+        strategy.tell(observations(space, [done_of(trial) for trial in untold]))
+    except StateError as error:
+        log.warning("search.state_rebuilt", search=search.id, reason=str(error))
+        strategy = strategy_for(search.strategy, space, search.strategy_options, search.seed, None)
+        strategy.tell(observations(space, [done_of(trial) for trial in ended]))
+    for trial in untold:
+        trial.told_at = func.clock_timestamp()
+    return strategy
+
+
+def _insert(session: Session, search: Search, version: DatasetVersion, work: Work) -> None:
+    genotype = work.candidate.genotype
+    space = space_of(genotype, shape_of(version), search.space, search.space_options)
+    try:
+        cost = space.cost(genotype)
+        described: dict[str, Any] = {
+            "params": cost.params,
+            "flops": cost.flops,
+            "activations": cost.activations,
+            "description": space.describe(genotype),
+        }
+        key = space.key(genotype)
+    except InvalidGenotypeError:
+        # The training refuses it with the reason; the strategy hears of it like of any other failure.
+        described, key = {}, genotype.digest()
+    trial = trials.insert(
+        session,
+        search,
+        purpose=work.purpose.value,
+        candidate=work.candidate.to_json(),
+        key=key,
+        seed=work.seed,
+        warm_start_id=work.warm_start,
+        cost=described,
+    )
+    log.info("trial.planned", search=search.id, trial=trial.id, purpose=trial.purpose)
+
+
+def _begin_finish(session: Session, search: Search, ended: Any) -> None:
+    if search.model_id is None:
+        reasons = [trial.error["message"] for trial in ended if trial.error is not None]
+        floor_failed = next((t for t in ended if t.purpose == Purpose.FLOOR.value and t.error is not None), None)
+        reason = floor_failed.error["message"] if floor_failed is not None else (reasons[0] if reasons else "none ran")
+        searches.move(
+            session,
+            search,
+            SearchState.FAILED,
+            error=f"none of its {len(ended)} trials trained a network; the first reason: {reason}",
+        )
+        return
+    searches.move(session, search, SearchState.FINISHING)
+    jobs.create(session, "evaluation", {"model_id": search.model_id, "split": "test", "search_id": search.id})
+
+
+def _finish(session: Session, search: Search) -> None:
+    """Hand over once the test pictures have been looked at, once."""
+    assert search.model_id is not None
+    evaluated = session.scalars(
+        select(Evaluation).where(Evaluation.model_id == search.model_id, Evaluation.split == "test")
+    ).first()
+    if evaluated is not None:
+        searches.move(session, search, SearchState.SUCCEEDED)
+        log.info("search.succeeded", search=search.id, model=search.model_id)
+        return
+    job = session.scalars(
+        select(Job)
+        .where(Job.kind == "evaluation", Job.payload["search_id"].astext == search.id)
+        .order_by(Job.id.desc())
+        .limit(1)
+    ).one_or_none()
+    if job is None or (job.state is JobState.CANCELLED and search.cancel_requested_at is None):
+        jobs.create(session, "evaluation", {"model_id": search.model_id, "split": "test", "search_id": search.id})
+    elif job.state is JobState.FAILED:
+        reason = (job.error or {}).get("message", "no reason was recorded")
+        searches.move(
+            session,
+            search,
+            SearchState.FAILED,
+            error=f"the best model stands, but its evaluation on the test pictures failed: {reason}",
+        )
+    elif job.state is JobState.QUEUED:
+        hint(session, Hint(Task.JOB, job.id))

@@ -1,0 +1,58 @@
+"""Between rows and the engine: what the search's JSON means in the values of `search/`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from search.candidate import Candidate, Purpose
+from search.race import Budget, Done, Work
+from search.space import Genotype, Shape, Space
+from search.spaces import space_for
+from search.train import Point
+from store.states import TrialState
+from store.tables import DatasetVersion, Search, Trial
+
+STATES: dict[TrialState, Literal["succeeded", "failed", "pruned"]] = {
+    TrialState.SUCCEEDED: "succeeded",
+    TrialState.FAILED: "failed",
+    TrialState.PRUNED: "pruned",
+}
+
+
+def shape_of(version: DatasetVersion) -> Shape:
+    """What a network for this data has to fit, at the packed resolution."""
+    preprocessing = version.preprocessing
+    return Shape(int(preprocessing["channels"]), int(preprocessing["side"]), len(version.labels))
+
+
+def space_of(genotype: Genotype, shape: Shape, space: str, options: Mapping[str, Any]) -> Space:
+    """The space a genotype belongs to: the search's own with its options, or the floor's."""
+    return space_for(genotype.space, shape, options if genotype.space == space else {})
+
+
+def budget_of(search: Search) -> Budget:
+    return Budget(seconds=search.budget_s, trials=search.budget_trials)
+
+
+def work_of(trial: Trial) -> Work:
+    return Work(Purpose(trial.purpose), Candidate.from_json(trial.candidate), trial.seed, trial.warm_start_id)
+
+
+def done_of(trial: Trial) -> Done:
+    return Done(
+        purpose=Purpose(trial.purpose),
+        candidate=Candidate.from_json(trial.candidate),
+        score=trial.score,
+        seconds=trial.seconds or 0.0,
+        trial=trial.id,
+        state=STATES[trial.state],
+        curve=curve_of(trial.curve),
+    )
+
+
+def curve_of(points: Sequence[Mapping[str, Any]]) -> list[Point]:
+    return [Point(**point) for point in points]
+
+
+def point_json(point: Point) -> dict[str, Any]:
+    return asdict(point)
