@@ -1,0 +1,47 @@
+"""Who may ask for predictions: API keys, remembered for a moment."""
+
+import hashlib
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from starlette.datastructures import Headers
+
+from serve.fresh import Fresh
+from store import keys
+from store.database import Sessions
+from store.keys import Role
+from web import credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    key_id: str
+    role: Role
+    expires_at: datetime | None
+
+
+class Keys:
+    """Checks keys. A revocation is in force within a second."""
+
+    def __init__(self, sessions: Sessions, executor: Executor) -> None:
+        self._sessions = sessions
+        self._known: Fresh[bytes, Caller | None] = Fresh(executor)
+
+    async def check(self, headers: Headers) -> Caller:
+        """Whoever holds the key that these headers carry. Raises ProblemError 401 or 403."""
+        secret = credentials.secret_of(headers)
+        if not secret.startswith(keys.PREFIX):
+            raise credentials.unknown_key()
+        # by digest, so that no secret stays in memory
+        caller = await self._known.get(hashlib.sha256(secret.encode()).digest(), lambda: self._read(secret))
+        if caller is None or (caller.expires_at is not None and caller.expires_at <= datetime.now(UTC)):
+            raise credentials.unknown_key()
+        if not caller.role.covers(Role.PREDICTOR):
+            raise credentials.too_weak(caller.role, Role.PREDICTOR)
+        return caller
+
+    def _read(self, secret: str) -> Caller | None:
+        with self._sessions.begin() as session:
+            key = keys.authenticate(session, secret)
+            return None if key is None else Caller(key.id, Role(key.role), key.expires_at)

@@ -1,0 +1,24 @@
+"""What a Prometheus may ask a serving process."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Counter(
+    "netwright_predict_requests_total", "Prediction requests by target and status.", ["target", "status"]
+)
+LATENCY = Histogram(
+    "netwright_predict_latency_seconds",
+    "From the last byte of the request to the answer, of successful predictions.",
+    ["target"],
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)
+PICTURES = Counter("netwright_predict_pictures_total", "Pictures answered, by target.", ["target"])
+BATCH_SIZE = Histogram("netwright_predict_batch_size", "Pictures per run.", buckets=(1, 2, 4, 8, 16, 32))
+IN_WORK = Gauge("netwright_predict_pictures_in_work", "Pictures that are being decoded, wait or run.")
+MODELS_LOADED = Gauge("netwright_models_loaded", "Models in memory.")
+MODELS_BYTES = Gauge("netwright_models_loaded_bytes", "Size of their files.")
+LOADS = Counter("netwright_model_loads_total", "Models brought into memory.", ["outcome"])
+LOAD_SECONDS = Histogram(
+    "netwright_model_load_seconds",
+    "From the database to warm.",
+    buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)

@@ -1,0 +1,123 @@
+"""One prediction from name to scores: which model version answers, and what it says of each picture."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from ingest.errors import UnreadableImageError
+from serve import metrics
+from serve.capacity import Room
+from serve.inputs import Ask
+from serve.registry import Kind, Registry, Route, Version
+from serve.runtime import SMALL_BYTES, Loaded, NotSmall, Runtime, Scores
+from web.problems import Fault, ProblemError, invalid
+
+
+class Predictor:
+    """Sends pictures to the model that a name stands for."""
+
+    def __init__(self, registry: Registry, runtime: Runtime, decoders: Executor, room: Room) -> None:
+        """`room` bounds the pictures in work, `decoders` are the threads that decode large ones."""
+        self._registry = registry
+        self._runtime = runtime
+        self._decoders = decoders
+        self._room = room
+        self._serving: dict[tuple[Kind, str], Route] = {}
+
+    async def route(self, kind: Kind, reference: str) -> Route:
+        """Where requests for this name go now. Raises ProblemError 404 or 409.
+
+        A name that was pointed at another model goes there as soon as that one is loaded and warm; until then the
+        old one answers, so that nobody waits for the change and nobody is turned away by it.
+        """
+        key = (kind, reference)
+        try:
+            latest = await self._registry.route(kind, reference)
+        except ProblemError as problem:
+            if problem.status in {404, 409}:
+                self._serving.pop(key, None)
+            raise
+        serving = self._serving.get(key)
+        if serving is latest:
+            return latest
+        if (
+            serving is None
+            or serving == latest
+            or self._runtime.is_prepared(latest.versions)
+            or not self._runtime.is_loaded(serving.versions)
+        ):
+            self._serving[key] = latest
+            return latest
+        self._runtime.prepare(latest.versions)
+        return serving
+
+    async def scores(self, version: Version, ask: Ask, receive: Receive) -> Sequence[Scores]:
+        """The scores (classes,) of each picture.
+
+        `receive` is the request's, its body read: all that can still come from it is that the client is gone.
+        Raises ProblemError (422 for pictures that cannot be read, all of them named) and ClientDisconnect.
+        """
+        with self._room.hold(len(ask.pictures)):
+            metrics.IN_WORK.set(self._room.held)
+            loaded = await self._runtime.get(version)
+            alone = len(ask.pictures) == 1
+            if alone and len(ask.pictures[0]) <= SMALL_BYTES and not loaded.batcher.is_full:
+                found = [await self._outcome(loaded, ask.pictures[0])]  # done before a departure could be noticed
+            else:
+                async with _while_client_waits(receive):
+                    found = list(await asyncio.gather(*(self._outcome(loaded, picture) for picture in ask.pictures)))
+        metrics.IN_WORK.set(self._room.held)
+        unreadable = [
+            Fault(field, f"{outcome.reason}; {outcome.mend}")
+            for field, outcome in zip(ask.fields, found, strict=True)
+            if isinstance(outcome, UnreadableImageError)
+        ]
+        if unreadable and alone:
+            fault = unreadable[0]
+            raise ProblemError(422, "unreadable-picture", f"the picture {fault.message}", faults=unreadable)
+        if unreadable:
+            raise invalid(unreadable)
+        return [outcome for outcome in found if not isinstance(outcome, UnreadableImageError)]
+
+    async def _outcome(self, loaded: Loaded, picture: bytes) -> Scores | UnreadableImageError:
+        if len(picture) <= SMALL_BYTES:
+            scores = await loaded.batcher.submit(picture)
+            if not isinstance(scores, NotSmall):
+                return scores
+        try:
+            array = await asyncio.get_running_loop().run_in_executor(self._decoders, loaded.network.decode, picture)
+        except UnreadableImageError as error:
+            return error
+        scores = await loaded.batcher.submit(array)
+        assert not isinstance(scores, NotSmall)
+        return scores
+
+
+@asynccontextmanager
+async def _while_client_waits(receive: Receive) -> AsyncIterator[None]:
+    """Cancels the block when the client goes away, and raises ClientDisconnect then."""
+    working = asyncio.current_task()
+    assert working is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        working.cancel()
+
+    watcher = asyncio.get_running_loop().create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        working.uncancel()
+        raise ClientDisconnect from None
+    finally:
+        watcher.cancel()

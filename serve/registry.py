@@ -1,0 +1,123 @@
+"""From the name in a URL to the model version that answers this request."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from serve.fresh import Fresh
+from store import deployments, models
+from store.database import Sessions
+from store.errors import NotFoundError
+from store.states import DeploymentState
+from store.tables import Model
+from web.problems import ProblemError, from_store
+
+
+class Kind(StrEnum):
+    """What a URL names."""
+
+    DEPLOYMENT = "deployment"
+    MODEL = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A model version, with all that a prediction needs of its row."""
+
+    id: str
+    name: str
+    number: int
+    labels: tuple[str, ...]
+    preprocessing: Mapping[str, Any]
+    onnx_sha256: bytes
+    size_bytes: int
+
+    @property
+    def spoken(self) -> str:
+        return f"{self.name}@{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A model version and its part of the requests, in per cent."""
+
+    version: Version
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where the requests for one name go. `id` and `name` are the deployment's, or the model version's."""
+
+    kind: Kind
+    id: str
+    name: str
+    deployed: bool
+    shares: tuple[Share, ...]
+
+    @property
+    def versions(self) -> Sequence[Version]:
+        return [share.version for share in self.shares]
+
+    def choose(self, request_id: str) -> Version:
+        """The version that answers `request_id`: always the same one while the weights stay, and fair over many."""
+        if len(self.shares) == 1:
+            return self.shares[0].version
+        # with the route's id in it, a client behind two deployments is not twice on the same side
+        digest = hashlib.blake2b(f"{self.id}/{request_id}".encode(), digest_size=8).digest()
+        point = int.from_bytes(digest) % sum(share.weight for share in self.shares)
+        for share in self.shares:
+            point -= share.weight
+            if point < 0:
+                return share.version
+        raise AssertionError("a point below the sum of the weights lies in one of them")
+
+
+class Registry:
+    """Looks names up. A deployment that is pointed elsewhere, undeployed or deleted is seen within a second."""
+
+    def __init__(self, sessions: Sessions, executor: Executor) -> None:
+        self._sessions = sessions
+        self._routes: Fresh[tuple[Kind, str], Route | None] = Fresh(executor)
+
+    async def route(self, kind: Kind, reference: str) -> Route:
+        """Raises ProblemError: 404 for a name that nothing has, 409 for a deployment that is not deployed."""
+        route = await self._routes.get((kind, reference), lambda: self._read(kind, reference))
+        if route is None:
+            raise from_store(NotFoundError(kind.value, reference))
+        if not route.deployed:
+            raise ProblemError(
+                409,
+                "undeployed",
+                f"the deployment {route.name!r} is undeployed and answers no predictions; "
+                f'PATCH /v1/deployments/{route.name} with {{"state": "deployed"}} deploys it again',
+            )
+        return route
+
+    def _read(self, kind: Kind, reference: str) -> Route | None:
+        with self._sessions.begin() as session:
+            try:
+                if kind is Kind.MODEL:
+                    model = models.get(session, reference)
+                    return Route(kind, model.id, model.name, True, (Share(_version(model), 100),))
+                deployment = deployments.get(session, reference)
+            except NotFoundError:
+                return None
+            shares = tuple(Share(_version(target.model), target.weight) for target in deployment.targets)
+            deployed = deployment.state is DeploymentState.DEPLOYED
+            return Route(kind, deployment.id, deployment.name, deployed, shares)
+
+
+def _version(model: Model) -> Version:
+    return Version(
+        id=model.id,
+        name=model.name,
+        number=model.number,
+        labels=tuple(model.labels),
+        preprocessing=model.preprocessing,
+        onnx_sha256=model.onnx_sha256,
+        size_bytes=model.size_bytes,
+    )

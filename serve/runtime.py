@@ -1,0 +1,276 @@
+"""Models in memory: ONNX Runtime sessions, read from Postgres when first asked for, let go when idle."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import structlog
+from numpy.typing import NDArray
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from ingest.errors import UnreadableImageError
+from ingest.limits import Limits
+from ingest.preprocess import Preprocessing, to_array
+from serve import metrics
+from serve.batching import Batcher
+from serve.capacity import KIB, Capacity
+from serve.fresh import OutageError
+from serve.registry import Version
+from store.errors import CorruptBlobError
+from web.problems import ProblemError
+
+log = structlog.get_logger()
+
+INPUT, OUTPUT = "images", "scores"
+UNUSABLE_S = 5.0  # a model that could not be loaded is not tried again for so long
+# Pictures up to these bounds take some 0.1 ms to decode and are decoded within the batch they run in, which saves
+# a hop between threads; larger ones are decoded beforehand, beside the batches.
+SMALL_BYTES = 64 * KIB
+SMALL_PIXELS = 256 * 256
+BATCH_PIXELS = 32 * 64 * 64  # of one batch, as the network sees them: bounds memory and the wait for a turn
+
+Picture = bytes | NDArray[np.uint8]
+Scores = NDArray[np.float32]
+
+
+class UnusableModelError(ProblemError):
+    """A model whose file is missing, damaged or not what its row says; other models go on."""
+
+    def __init__(self, version: Version, why: str) -> None:
+        super().__init__(500, "unusable-model", f"the model {version.spoken} ({version.id}) cannot be used: {why}")
+
+
+@dataclass(frozen=True, slots=True)
+class NotSmall:
+    """Says that a picture was not decoded within its batch."""
+
+
+class Network:
+    """A model version that is ready to answer."""
+
+    def __init__(self, version: Version, session: onnxruntime.InferenceSession, capacity: Capacity) -> None:
+        """Raises UnusableModelError when the file is not what the row says."""
+        self.version = version
+        self._session = session
+        self._limits = Limits(max_pixels=capacity.picture_max_pixels)
+        self._small = Limits(max_pixels=min(SMALL_PIXELS, capacity.picture_max_pixels))
+        try:
+            self._preprocessing = Preprocessing.from_json(dict(version.preprocessing))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UnusableModelError(version, f"its preprocessing is {dict(version.preprocessing)}: {error}") from error
+        side, channels = self._preprocessing.side, self._preprocessing.channels
+        self.batch_max = max(1, min(capacity.batch_max, BATCH_PIXELS // side**2))
+        inputs = [(node.name, node.type, node.shape[1:]) for node in session.get_inputs()]
+        outputs = [(node.name, node.type, node.shape[1:]) for node in session.get_outputs()]
+        for found, expected in (
+            (inputs, [(INPUT, "tensor(uint8)", [side, side, channels])]),
+            (outputs, [(OUTPUT, "tensor(float)", [len(version.labels)])]),
+        ):
+            if found != expected:
+                raise UnusableModelError(version, f"its file has {found} where {expected} belongs")
+
+    def warm(self) -> None:
+        """Run once at both ends of the batch size, so that no request pays for first-time work."""
+        side, channels = self._preprocessing.side, self._preprocessing.channels
+        for size in (self.batch_max, 1):
+            self._scores(np.zeros((size, side, side, channels), np.uint8))
+
+    def decode(self, picture: bytes) -> NDArray[np.uint8]:
+        """uint8 (side, side, channels). Raises UnreadableImageError."""
+        return to_array(picture, self._preprocessing, self._limits)
+
+    def run(self, pictures: Sequence[Picture]) -> Sequence[Scores | NotSmall]:
+        """The scores (classes,) of each picture; NotSmall for bytes that `decode` has to deal with first."""
+        results: list[Scores | NotSmall] = [NotSmall()] * len(pictures)
+        arrays, places = [], []
+        for place, picture in enumerate(pictures):
+            if isinstance(picture, bytes):
+                try:
+                    picture = to_array(picture, self._preprocessing, self._small)
+                except UnreadableImageError:
+                    continue
+            arrays.append(picture)
+            places.append(place)
+        if arrays:
+            for place, scores in zip(places, self._scores(np.stack(arrays)), strict=True):
+                results[place] = scores
+        return results
+
+    def _scores(self, images: NDArray[np.uint8]) -> Scores:
+        """(N, side, side, channels) to (N, classes)."""
+        try:
+            (scores,) = self._session.run([OUTPUT], {INPUT: images})
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise UnusableModelError(self.version, f"ONNX Runtime: {error}") from error
+        if not isinstance(scores, np.ndarray) or scores.shape != (len(images), len(self.version.labels)):
+            raise UnusableModelError(self.version, "its scores have another shape than its labels")
+        if not np.isfinite(scores).all():
+            raise UnusableModelError(self.version, "its scores are not finite")
+        return scores
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A network and the batches that run on it."""
+
+    network: Network
+    batcher: Batcher[Picture, Scores | NotSmall]
+    used_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Unusable:
+    error: UnusableModelError
+    until: float
+
+
+class Runtime:
+    """Loads, keeps and forgets networks. Used on one event loop; loading and running happen in threads."""
+
+    def __init__(self, read_blob: Callable[[bytes], bytes], capacity: Capacity) -> None:
+        """`read_blob` gives the bytes of a digest, verified; it may block. It raises CorruptBlobError."""
+        self._read_blob = read_blob
+        self._capacity = capacity
+        self._loaded: dict[str, Loaded] = {}
+        self._unusable: dict[str, _Unusable] = {}
+        self._loading: dict[str, asyncio.Task[Loaded]] = {}
+        self._loaders = ThreadPoolExecutor(2, "load")
+        self._lanes = ThreadPoolExecutor(capacity.lanes, "lane")
+
+    def is_prepared(self, versions: Iterable[Version]) -> bool:
+        """Whether each of them is loaded, or is known to be unusable."""
+        return all(version.id in self._loaded or self._failure(version) is not None for version in versions)
+
+    def is_loaded(self, versions: Iterable[Version]) -> bool:
+        return all(version.id in self._loaded for version in versions)
+
+    def prepare(self, versions: Iterable[Version]) -> None:
+        """Begin to load those that are not loaded, and do not wait."""
+        for version in versions:
+            if version.id not in self._loaded and self._failure(version) is None:
+                self._load_once(version)
+
+    async def get(self, version: Version) -> Loaded:
+        """The network, loaded if it is not yet. Raises UnusableModelError, and OutageError without a database."""
+        loaded = self._loaded.get(version.id)
+        if loaded is None:
+            failure = self._failure(version)
+            if failure is not None:
+                raise failure
+            loaded = await asyncio.shield(self._load_once(version))
+        loaded.used_at = time.monotonic()
+        return loaded
+
+    def unload_idle(self) -> None:
+        """Let go of what nobody has asked for in a while; running batches keep what they use."""
+        now = time.monotonic()
+        for loaded in list(self._loaded.values()):
+            if now - loaded.used_at > self._capacity.idle_s:
+                self._unload(loaded, "idle")
+        self._unusable = {key: unusable for key, unusable in self._unusable.items() if unusable.until > now}
+
+    def close(self) -> None:
+        """Finish what runs, drop what waits."""
+        self._loaders.shutdown(cancel_futures=True)
+        self._lanes.shutdown(cancel_futures=True)
+        for loaded in list(self._loaded.values()):
+            self._unload(loaded, "closed")
+
+    def _failure(self, version: Version) -> UnusableModelError | None:
+        unusable = self._unusable.get(version.id)
+        return unusable.error if unusable is not None and unusable.until > time.monotonic() else None
+
+    def _load_once(self, version: Version) -> "asyncio.Task[Loaded]":
+        task = self._loading.get(version.id)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._load(version))
+            self._loading[version.id] = task
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting
+        return task
+
+    async def _load(self, version: Version) -> Loaded:
+        began = time.monotonic()
+        try:
+            network = await asyncio.get_running_loop().run_in_executor(self._loaders, self._open, version)
+        except UnusableModelError as error:
+            self._unusable[version.id] = _Unusable(error, time.monotonic() + UNUSABLE_S)
+            metrics.LOADS.labels("failed").inc()
+            log.error("model.unusable", model=version.id, name=version.spoken, reason=error.detail)
+            raise
+        except (DBAPIError, PoolTimeoutError) as error:
+            raise OutageError from error
+        finally:
+            del self._loading[version.id]
+        seconds = time.monotonic() - began
+        batcher: Batcher[Picture, Scores | NotSmall] = Batcher(
+            network.run,
+            self._lanes,
+            max_size=network.batch_max,
+            lanes=self._capacity.lanes,
+            wait_max_s=self._capacity.wait_max_s,
+        )
+        loaded = Loaded(network, batcher, time.monotonic())
+        self._make_room(version.size_bytes)
+        self._loaded[version.id] = loaded
+        metrics.LOADS.labels("succeeded").inc()
+        metrics.LOAD_SECONDS.observe(seconds)
+        self._count()
+        log.info("model.loaded", model=version.id, name=version.spoken, seconds=round(seconds, 3))
+        return loaded
+
+    def _open(self, version: Version) -> Network:
+        try:
+            document = self._read_blob(version.onnx_sha256)
+        except CorruptBlobError as error:
+            raise UnusableModelError(version, str(error)) from error
+        try:
+            session = onnxruntime.InferenceSession(
+                document, session_options(self._capacity.threads), providers=providers()
+            )
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise UnusableModelError(version, f"ONNX Runtime: {error}") from error
+        network = Network(version, session, self._capacity)
+        network.warm()
+        return network
+
+    def _make_room(self, size_bytes: int) -> None:
+        """Let the longest unused go until `size_bytes` fit; a model larger than all room stays alone."""
+        oldest_first = sorted(self._loaded.values(), key=lambda loaded: loaded.used_at)
+        held = sum(loaded.network.version.size_bytes for loaded in oldest_first)
+        for loaded in oldest_first:
+            if held + size_bytes <= self._capacity.models_max_bytes:
+                break
+            held -= loaded.network.version.size_bytes
+            self._unload(loaded, "room")
+
+    def _unload(self, loaded: Loaded, why: str) -> None:
+        version = loaded.network.version
+        del self._loaded[version.id]
+        self._count()
+        log.info("model.unloaded", model=version.id, name=version.spoken, why=why)
+
+    def _count(self) -> None:
+        metrics.MODELS_LOADED.set(len(self._loaded))
+        metrics.MODELS_BYTES.set(sum(loaded.network.version.size_bytes for loaded in self._loaded.values()))
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Threads that sleep when there is nothing to do, so that a worker on the same machine is not slowed down."""
+    options: Any = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # errors; they reach the caller as exceptions
+    return options
+
+
+def providers() -> list[str]:
+    """CUDA before the processor, as far as this build of ONNX Runtime has them."""
+    available = onnxruntime.get_available_providers()
+    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]

@@ -1,0 +1,136 @@
+"""A running serving process on a real Postgres, and models to put behind it."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+
+import httpx
+import pytest
+import uvicorn
+from sqlalchemy import func, select
+
+from ingest.preprocess import Preprocessing
+from serve.app import create_app
+from serve.capacity import Capacity
+from store import blobs, deployments, keys
+from store.database import Sessions
+from store.deployments import Target
+from store.ids import new_id
+from store.keys import Role
+from store.settings import Settings
+from store.tables import Model
+from tests.serve.networks import LABELS, colour_network
+
+
+class Store:
+    """Writes rows as the API and the worker do."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self.sessions = sessions
+
+    def model(
+        self,
+        name: str = "colours",
+        onnx: bytes | None = None,
+        *,
+        labels: Sequence[str] = LABELS,
+        side: int = 16,
+    ) -> str:
+        """Registers the next version under `name`; returns its id."""
+        document = colour_network(side) if onnx is None else onnx
+        with self.sessions.begin() as session:
+            last = session.scalar(select(func.max(Model.number)).where(Model.name == name)) or 0
+            model = Model(
+                id=new_id("model"),
+                name=name,
+                number=last + 1,
+                genotype={},
+                description="a network of the tests",
+                preprocessing=Preprocessing(side, 3).to_json(),
+                labels=list(labels),
+                metrics={},
+                weights_sha256=blobs.put(session, b"weights"),
+                onnx_sha256=blobs.put(session, document),
+                parity=0.0,
+                params=0,
+                flops=0,
+                size_bytes=len(document),
+                lineage={},
+            )
+            session.add(model)
+        return model.id
+
+    def deploy(self, name: str, *targets: str | tuple[str, int]) -> None:
+        with self.sessions.begin() as session:
+            deployments.create(session, name, _targets(targets))
+
+    def retarget(self, name: str, *targets: str | tuple[str, int]) -> None:
+        with self.sessions.begin() as session:
+            deployments.retarget(session, deployments.get(session, name, lock=True), _targets(targets))
+
+    def key(self, role: Role = Role.PREDICTOR, expires_at: datetime | None = None) -> tuple[str, str]:
+        """Returns its id and its secret."""
+        with self.sessions.begin() as session:
+            key, secret = keys.create_key(session, "test", role, expires_at)
+        return key.id, secret
+
+
+def _targets(targets: Sequence[str | tuple[str, int]]) -> list[Target]:
+    return [Target(target) if isinstance(target, str) else Target(*target) for target in targets]
+
+
+def digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+@pytest.fixture
+def store(sessions: Sessions) -> Store:
+    return Store(sessions)
+
+
+Serving = Callable[..., AbstractContextManager[httpx.Client]]
+
+
+@pytest.fixture
+def serving(settings: Settings, store: Store) -> Serving:
+    """Starts a server of its own, with `capacity` if given; yields a client that carries a predictor's key."""
+
+    @contextmanager
+    def serve(capacity: Capacity | None = None) -> Iterator[httpx.Client]:
+        config = uvicorn.Config(
+            create_app(settings, capacity), host="127.0.0.1", port=0, log_level="warning", ws="none", lifespan="on"
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, name="serving")
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive(), "the server did not start"
+                time.sleep(0.005)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            headers = {"Authorization": f"Bearer {store.key()[1]}"}
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
+
+    return serve
+
+
+@pytest.fixture
+def client(serving: Serving) -> Iterator[httpx.Client]:
+    with serving() as client:
+        yield client
+
+
+def eventually(check: Callable[[], bool], within_s: float) -> float:
+    """How many seconds it took until `check` held; fails when that is more than `within_s`."""
+    began = time.monotonic()
+    while not check():
+        assert time.monotonic() - began < within_s, f"not within {within_s} s"
+        time.sleep(0.02)
+    return time.monotonic() - began
