@@ -15,10 +15,10 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 import structlog
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -32,6 +32,7 @@ log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:netwright:problem:"
 VALUE_MAX_CHARS = 200  # a refused value is quoted, not echoed back whole
+VALUES_MAX = 5  # of one list or object in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +85,17 @@ def from_store(error: StoreError) -> ProblemError:
             raise error
 
 
-def from_validation(error: RequestValidationError | ValidationError, within: Sequence[str | int] = ()) -> ProblemError:
-    """Pydantic's findings, each with the path of the field as the caller wrote it.
-
-    `within` is a prefix of pydantic's locations that the caller did not write (FastAPI's `body`, `query`, …).
-    """
+def from_validation(error: ValidationError) -> ProblemError:
+    """Pydantic's findings, each with the path of its field; a body that is no JSON at all is a 400."""
     faults = []
     for found in error.errors():
-        location = list(found["loc"])
-        if location[: len(within)] == list(within):
-            location = location[len(within) :]
         message = found["msg"].removeprefix("Value error, ")
         if found["type"] == "json_invalid":
-            message = f"the body is not valid JSON: {found.get('ctx', {}).get('error', message)}"
-        missing_or_whole = found["type"] in {"missing", "json_invalid"}
-        faults.append(Fault(field_path(location), message, None if missing_or_whole else found.get("input")))
+            return ProblemError(400, "malformed", f"the body is not valid JSON: {found['ctx']['error']}")
+        if found["type"] == "missing":
+            faults.append(Fault(field_path(found["loc"]), "this is required"))
+        else:
+            faults.append(Fault(field_path(found["loc"]), message, found["input"]))
     return invalid(faults)
 
 
@@ -126,8 +123,17 @@ def quoted(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    text = value if isinstance(value, str) else _shape(value)
     return text if len(text) <= VALUE_MAX_CHARS else text[:VALUE_MAX_CHARS] + "…"
+
+
+def _shape(value: Any) -> str:
+    """The beginning of a nested value, found without walking through all of it."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f'"{key}": {_shape(item)}' for key, item in islice(value.items(), VALUES_MAX)) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_shape(item) for item in islice(value, VALUES_MAX)) + "]"
+    return repr(value[:VALUE_MAX_CHARS]) if isinstance(value, str | bytes) else repr(value)[:VALUE_MAX_CHARS]
 
 
 def response(problem: ProblemError, *, instance: str, request_id: str) -> Response:
@@ -162,13 +168,6 @@ async def _on_store(request: Request, error: Exception) -> Response:
     return _answer(request, from_store(error))
 
 
-async def _on_validation(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    origins = {str(found["loc"][0]) for found in error.errors() if found["loc"]}
-    within = sorted(origins) if len(origins) == 1 else []
-    return _answer(request, from_validation(error, within))
-
-
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
@@ -192,7 +191,6 @@ Handler = Callable[[Request, Exception], Awaitable[Response]]
 HANDLERS: Mapping[int | type[Exception], Handler] = {
     ProblemError: _on_problem,
     StoreError: _on_store,
-    RequestValidationError: _on_validation,
     HTTPException: _on_http,
     Exception: _on_bug,
 }

@@ -1,0 +1,108 @@
+"""Predictions in the service's OpenAPI document, which the API writes and the composition completes."""
+
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from serve.schemas import DEFAULT_TOP_K, MAX_TOP_K, PredictReply, PredictRequest
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+REFUSALS = {
+    "400": "The body is not valid JSON.",
+    "401": "No key, or one that is not known, expired or revoked.",
+    "404": "There is nothing of this name.",
+    "408": "The body came too slowly.",
+    "409": "The deployment is undeployed.",
+    "413": "The body is too large.",
+    "415": "The body is of a type that is not accepted.",
+    "422": "No picture, one that cannot be read, or a wrong field; `errors` names each.",
+    "500": "The model cannot be used; `detail` says which and why.",
+    "503": "Too much is in work, or the database does not answer; Retry-After says when to try again.",
+}
+REPLY = {
+    "predictions": [
+        {
+            "label": "tulip",
+            "score": 0.973,
+            "scores": [{"label": "tulip", "score": 0.973}, {"label": "rose", "score": 0.021}],
+        }
+    ],
+    "model": {"id": "mo_0197c1d2e3f47a5b8c6d7e8f90a1b2c3", "name": "flowers", "version": 7},
+    "deployment": "flowers",
+    "request_id": "3f0c7c1be2a94e0f8a3d6e5b4c2a1908",
+    "latency_ms": 1.4,
+}
+
+
+def add_to(document: dict[str, Any]) -> None:
+    """Adds the two predict operations and their schemas. `document` has the schema Problem and the security schemes
+    `bearer` and `api_key`."""
+    kinds = [(PredictRequest, "validation"), (PredictReply, "serialization")]
+    _, defined = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    document.setdefault("components", {}).setdefault("schemas", {}).update(defined["$defs"])
+    for noun, parameter, what in (
+        ("deployments", "deployment", "the deployment's name or id"),
+        ("models", "model", "the model's name (its newest version), name@version, or id"),
+    ):
+        document.setdefault("paths", {})[f"/v1/{noun}/{{{parameter}}}/predict"] = {
+            "post": _operation(noun, parameter, what)
+        }
+
+
+def _operation(noun: str, parameter: str, what: str) -> dict[str, Any]:
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        "tags": [noun],
+        "summary": f"Classify pictures with a {parameter}",
+        "description": (
+            "One picture as the body (its content says what it is), several as files of a form, or base64 in JSON. "
+            "With several targets, the request id decides which model answers: the same id, the same model."
+        ),
+        "operationId": f"predict_with_{parameter}",
+        "security": [{"bearer": []}, {"api_key": []}],
+        "parameters": [
+            {"name": parameter, "in": "path", "required": True, "description": what, "schema": {"type": "string"}},
+            {
+                "name": "top_k",
+                "in": "query",
+                "description": "How many labels to list for each picture; in JSON, a field of the body.",
+                "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K},
+            },
+            {
+                "name": "X-Request-ID",
+                "in": "header",
+                "description": "Yours, or one is made.",
+                "schema": {"type": "string"},
+            },
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "image/*": BINARY,
+                "application/octet-stream": BINARY,
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"image": {"type": "string", "format": "binary"}, "top_k": {"type": "integer"}},
+                        "required": ["image"],
+                    }
+                },
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/PredictRequest"},
+                    "example": {"instances": [{"b64": "iVBORw0KGgo…"}], "top_k": 2},
+                },
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "What the model says of each picture, in their order.",
+                "content": {
+                    "application/json": {
+                        "schema": {"$ref": "#/components/schemas/PredictReply"},
+                        "example": REPLY,
+                    }
+                },
+            },
+            **{status: {"description": said, "content": problem} for status, said in REFUSALS.items()},
+        },
+    }
