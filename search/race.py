@@ -37,7 +37,7 @@ _MIN_TRIAL_S = 6.0  # below this, starting and validating outweigh training
 _MAX_FLOOR_S = 55.0  # a deployable network within the first minute, whatever the budget
 _START_S = 1.5  # from plan to first step, until trials have shown it
 _DISPATCH_S = 0.5  # from plan to a worker's claim
-_MIN_RESERVE_S, _RESERVE_SHARE = 4.0, 0.02  # test evaluation, export and hand-over
+_MIN_RESERVE_S, _RESERVE_SHARE, _MAX_RESERVE_SHARE = 4.0, 0.02, 0.2  # test evaluation, export and hand-over
 _EVALUATION_EPOCHS = (
     0.15  # a pass over the test pictures, in epochs of training: a fifth as many, forward only, mirrored
 )
@@ -213,10 +213,11 @@ class _Table:
         tried = [each for each in self.done if each.purpose is not Purpose.FINAL and each.state == "succeeded"]
         comparable = [each for each in tried if _compare(each.candidate.fidelity, at)] or tried
         floor = self.floor.digest()
-        comparable.sort(key=lambda each: (-_score(each), each.candidate.genotype.digest() != floor, each.trial))
+        digests = {each.trial: each.candidate.genotype.digest() for each in comparable}
+        comparable.sort(key=lambda each: (-_score(each), digests[each.trial] != floor, digests[each.trial]))
         best_first: dict[str, Candidate] = {}
         for each in comparable:
-            best_first.setdefault(each.candidate.genotype.digest(), each.candidate)
+            best_first.setdefault(digests[each.trial], each.candidate)
         return list(best_first.values()) or [Candidate(self.floor, at)]
 
     def final(self, length: Fidelity, at: Fidelity, planned: Sequence[Work], shortlist: int) -> Work:
@@ -305,7 +306,7 @@ class Schedule:
 
     All in seconds of worked time. end_s: when training must be over. explore_until_s: when candidates give way to the
     final. explore_s: length of each candidate's training; None when exploring would take more than it can give.
-    start_s: from plan to first step. finals: architectures that each device trains to the end, one after the other.
+    start_s: from plan to first step. finals: how many architectures are trained to the end; more where devices would be idle.
     """
 
     end_s: float
@@ -326,7 +327,7 @@ def schedule(budget_s: float, done: Sequence[Done], devices: int) -> Schedule:
     pace = _Pace.of(done)
     reserve_s = max(_MIN_RESERVE_S, _RESERVE_SHARE * budget_s)
     if pace is not None:
-        reserve_s = max(reserve_s, 2.0 + _EVALUATION_EPOCHS * pace.epoch_s)
+        reserve_s = max(reserve_s, min(2.0 + _EVALUATION_EPOCHS * pace.epoch_s, _MAX_RESERVE_SHARE * budget_s))
     end_s = max(0.0, budget_s - reserve_s)
     explore_s = max(_MIN_TRIAL_S, 14.0 * (end_s / 116.0) ** 0.7)  # 14 s of 2 min, 27 of 5, 44 of 10, 154 of 60
     floor_s = round(min(explore_s, _MAX_FLOOR_S), 1)
@@ -344,7 +345,7 @@ def schedule(budget_s: float, done: Sequence[Done], devices: int) -> Schedule:
     explore_s = max(
         min(explore_s, 2 * ranks_s), least_s, _MIN_TRIAL_S
     )  # twice: candidates may be slower than the floor
-    explore_s = _kept(round(explore_s, 1), done)
+    explore_s = _settled(round(explore_s, 1), done)
     floor = next((each for each in done if each.purpose is Purpose.FLOOR and each.state == "succeeded"), None)
     comparable = floor is not None and _compare(floor.candidate.fidelity, Fidelity(seconds=explore_s))
     window_s = until_s - (floor.seconds if floor is not None else 0.0)
@@ -353,15 +354,24 @@ def schedule(budget_s: float, done: Sequence[Done], devices: int) -> Schedule:
     return Schedule(end_s, floor_s, explore_s if worth_it else None, until_s, start_s, finals)
 
 
-def _kept(explore_s: float, done: Sequence[Done]) -> float:
-    """Candidates of an extended budget are trained as long as those before, or their scores would not compare."""
-    before = [
-        each.candidate.fidelity.seconds
-        for each in done
-        if each.purpose is Purpose.EXPLORE and each.state == "succeeded" and each.candidate.fidelity.seconds
-    ]
-    usual_s = max(Counter(before).items(), key=lambda each: (each[1], each[0]))[0] if before else explore_s
-    return usual_s if usual_s <= explore_s <= 2.5 * usual_s else explore_s
+def _settled(explore_s: float, done: Sequence[Done]) -> float:
+    """The length nearby that trials have had already, so that scores compare: of candidates before an extension, else
+    of the floor."""
+    candidates, floors = (
+        [
+            each.candidate.fidelity.seconds
+            for each in done
+            if each.purpose is purpose and each.state == "succeeded" and each.candidate.fidelity.seconds is not None
+        ]
+        for purpose in (Purpose.EXPLORE, Purpose.FLOOR)
+    )
+    if candidates:
+        usual_s = max(Counter(candidates).items(), key=lambda each: (each[1], each[0]))[0]
+        if usual_s <= explore_s <= 2.5 * usual_s:
+            return usual_s
+    if floors and _compare(Fidelity(seconds=floors[0]), Fidelity(seconds=explore_s)):
+        return floors[0]
+    return explore_s
 
 
 def _start_s(done: Sequence[Done]) -> float:
@@ -447,7 +457,7 @@ def _next_final(table: _Table, division: Schedule, left_s: float, work: Sequence
     if len(ended) - trained >= _MAX_FAILED_FINALS or not _anything_trained(table):
         return None
     going = len([each for each in [*table.running, *work] if each.purpose is Purpose.FINAL])
-    to_come = max(1, division.finals - (trained + going) // max(1, table.devices))
+    to_come = max(1, math.ceil((division.finals - trained - going) / max(1, table.devices)))  # on this device
     length_s = left_s if to_come == 1 else left_s / to_come - division.start_s
     least_s = max(2 * _MIN_TRIAL_S, _LEAST_FINAL_SHARE * division.end_s) if trained or going else _MIN_TRIAL_S
     if length_s < least_s:

@@ -1,0 +1,465 @@
+"""The schedule, on simulated workers: trials of random length, failures, kills, several devices, changed budgets."""
+
+import heapq
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import pytest
+
+from search.candidate import Candidate, Fidelity, Purpose
+from search.race import Budget, Done, Turn, Work, observations, peers, plan, schedule
+from search.space import Genotype, Space
+from search.strategies import Strategy, strategy_for
+from search.train import Point
+from tests.search.spaces import small_space
+
+FLOOR = small_space("stages").sample(Random("floor"))
+
+
+def curve_of(seconds: float, epochs: float, pictures: int, score: float) -> tuple[Point, ...]:
+    return tuple(
+        Point(share, share * epochs, share * seconds, 1.0, share * score, epochs * pictures / seconds)
+        for share in (0.25, 0.5, 0.75, 1.0)
+    )
+
+
+@dataclass
+class Simulation:
+    """Workers that do what `plan` says. rate: training pictures per second; pictures: in an epoch.
+
+    failures: chance that a trial fails somewhere on the way. start_s: mean of what a trial takes beyond its seconds.
+    """
+
+    budget: Budget
+    pictures: int = 4000
+    rate: float = 1000.0
+    devices: int = 1
+    failures: float = 0.0
+    start_s: float = 0.6
+    seed: int = 0
+    space: Space = field(default_factory=lambda: small_space("stages"))
+    strategy_name: str = "race"
+    now: float = 0.0
+    done: list[Done] = field(default_factory=list)
+    going: list[tuple[float, int, Work, bool, float]] = field(default_factory=list)
+    idle_s: float = 0.0
+    log: list[tuple[float, Work]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.random = Random(f"simulation/{self.seed}")
+        self.strategy = strategy_for(self.strategy_name, self.space, {}, self.seed, None)
+
+    def turn(self, slots: int | None = None) -> Turn:
+        # Each turn starts from the dump, as a worker does.
+        self.strategy = strategy_for(self.strategy_name, self.space, {}, self.seed, self.strategy.dump())
+        return plan(
+            self.space,
+            self.strategy,
+            FLOOR,
+            self.budget,
+            spent_s=self.now,
+            done=self.done,
+            running=[work for _, _, work, _, _ in sorted(self.going, key=lambda each: each[1])],
+            slots=self.devices - len(self.going) if slots is None else slots,
+            devices=self.devices,
+            seed=self.seed,
+        )
+
+    def start(self, turn: Turn) -> None:
+        for work in turn.work:
+            fidelity = work.candidate.fidelity
+            lasts_s = fidelity.seconds or (fidelity.epochs or 0) * self.pictures / self.rate
+            fails = self.random.random() < self.failures
+            took_s = self.random.random() * lasts_s if fails else lasts_s + self.start_s * self.random.uniform(0.5, 1.5)
+            heapq.heappush(self.going, (self.now + took_s, len(self.log), work, fails, self.now))
+            self.log.append((self.now, work))
+
+    def end_one(self) -> None:
+        ends, number, work, failed, began = heapq.heappop(self.going)
+        self.idle_s += (self.devices - len(self.going) - 1) * (ends - self.now)
+        self.now = max(self.now, ends)
+        seconds = work.candidate.fidelity.seconds or (ends - began)
+        score = self.score(work)
+        done = Done(
+            work.purpose,
+            work.candidate,
+            None if failed else score,
+            self.now - began,
+            f"trial-{number:05d}",
+            "failed" if failed else "succeeded",
+            () if failed else curve_of(seconds, seconds * self.rate / self.pictures, self.pictures, score),
+        )
+        self.done.append(done)
+        self.strategy.tell(observations(self.space, [done]))
+
+    def score(self, work: Work) -> float:
+        return 0.5 + 0.4 * Random(work.candidate.genotype.digest()).random()
+
+    def run(self) -> "Simulation":
+        while True:
+            turn = self.turn()
+            assert len(self.log) < 3000
+            assert len(turn.work) + len(self.going) <= self.devices or self.budget.trials is not None
+            if turn.finished:
+                assert not turn.work
+                assert not self.going
+                return self
+            self.start(turn)
+            self.end_one()
+
+    def of(self, purpose: Purpose) -> list[Work]:
+        return [work for _, work in self.log if work.purpose is purpose]
+
+
+GRID = list(
+    itertools.product(
+        (30.0, 60.0, 120.0, 300.0, 600.0, 3600.0),
+        ((4_000, 3_000.0), (1_800, 250.0), (45_000, 300.0), (45_000, 900.0), (45_000, 40_000.0)),
+        (1, 3),
+    )
+)
+
+
+@pytest.mark.parametrize(("seconds", "speed", "devices"), GRID)
+def test_a_budget_in_seconds_is_kept_and_used(seconds: float, speed: tuple[int, float], devices: int) -> None:
+    done = Simulation(Budget(seconds=seconds), *speed, devices=devices).run()
+    division = schedule(seconds, done.done, devices)
+    assert done.log[0][1].purpose is Purpose.FLOOR
+    assert done.log[0][1].candidate.genotype == FLOOR
+    assert len(done.of(Purpose.FLOOR)) == 1
+    assert done.of(Purpose.FINAL)
+    assert done.log[-1][1].purpose is Purpose.FINAL
+    assert done.now <= division.end_s + 1.0 <= seconds
+    assert done.now >= 0.93 * division.end_s - 2.0
+    assert done.idle_s <= 0.02 * done.now * devices + 3.0
+    # The final ends with the budget and starts from what its architecture has learned already.
+    final = done.of(Purpose.FINAL)[0]
+    trained = [each.trial for each in done.done if each.candidate.genotype == final.candidate.genotype]
+    assert final.warm_start in trained
+
+
+@pytest.mark.parametrize(("seconds", "speed", "devices"), GRID)
+def test_candidates_are_trained_for_equal_seconds(seconds: float, speed: tuple[int, float], devices: int) -> None:
+    done = Simulation(Budget(seconds=seconds), *speed, devices=devices).run()
+    lengths = [work.candidate.fidelity.seconds or 0.0 for work in done.of(Purpose.EXPLORE)]
+    if devices > 1:  # the first ones start beside the floor, before its pace is known
+        lengths = lengths[devices - 1 :]
+    assert not lengths or max(lengths) == min(lengths)
+
+
+@pytest.mark.parametrize("strategy", ["race", "random", "evolution"])
+@pytest.mark.parametrize("space", ["stages", "cell"])
+def test_any_strategy_on_any_space_is_scheduled(strategy: str, space: str) -> None:
+    done = Simulation(Budget(seconds=600), strategy_name=strategy, space=small_space(space)).run()
+    assert len({work.candidate.genotype for work in done.of(Purpose.EXPLORE)}) == len(done.of(Purpose.EXPLORE)) > 3
+
+
+def test_where_passes_over_the_data_are_dear_one_training_gets_the_time() -> None:
+    slow = Simulation(Budget(seconds=600), pictures=45_000, rate=300).run()
+    assert not slow.of(Purpose.EXPLORE)
+    (final,) = slow.of(Purpose.FINAL)
+    assert final.candidate.genotype == FLOOR
+    assert (final.candidate.fidelity.seconds or 0) > 500
+
+
+def test_where_they_are_cheap_many_candidates_and_a_shortlist_are_trained() -> None:
+    fast = Simulation(Budget(seconds=3600), pictures=45_000, rate=40_000).run()
+    assert len(fast.of(Purpose.EXPLORE)) > 60
+    finals = fast.of(Purpose.FINAL)
+    assert len({work.candidate.genotype for work in finals}) == len(finals) == 3
+    assert sum(work.candidate.fidelity.seconds or 0 for work in finals) > 0.25 * 3600
+
+
+def test_a_few_minutes_on_a_processor_go_mostly_to_the_final() -> None:
+    done = Simulation(Budget(seconds=300), pictures=1_800, rate=250).run()
+    spent = {
+        purpose: sum(work.candidate.fidelity.seconds or 0 for work in done.of(purpose)) / 300 for purpose in Purpose
+    }
+    assert spent[Purpose.FLOOR] == pytest.approx(0.1, abs=0.03)
+    assert spent[Purpose.EXPLORE] == pytest.approx(0.28, abs=0.06)
+    assert spent[Purpose.FINAL] == pytest.approx(0.58, abs=0.06)
+
+
+def test_the_floor_is_deployable_within_the_first_minute() -> None:
+    for seconds in (30, 600, 86_400):
+        assert schedule(seconds, [], devices=1).floor_s < 58
+
+
+def test_the_best_candidate_is_trained_to_the_end() -> None:
+    done = Simulation(Budget(seconds=600)).run()
+    (final,) = done.of(Purpose.FINAL)
+    raced = [each for each in done.done if each.purpose is not Purpose.FINAL]
+    assert final.candidate.genotype == max(raced, key=lambda each: each.score or 0).candidate.genotype
+
+
+def test_the_floor_races_against_the_candidates_on_equal_terms() -> None:
+    done = Simulation(Budget(seconds=3600)).run()  # candidates get twice the floor's 55 s
+    again = [work for work in done.of(Purpose.EXPLORE) if work.candidate.genotype == FLOOR]
+    assert len(again) == 1
+    assert done.of(Purpose.EXPLORE)[0] is again[0]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("devices", [1, 3])
+@pytest.mark.parametrize("seconds", [120.0, 600.0, 1800.0])
+def test_failures_cost_no_more_than_their_time(seconds: float, devices: int, seed: int) -> None:
+    done = Simulation(Budget(seconds=seconds), devices=devices, failures=0.3, seed=seed).run()
+    division = schedule(seconds, done.done, devices)
+    assert done.now <= division.end_s + 1.0
+    assert done.of(Purpose.FINAL)
+    if any(each.purpose is Purpose.FINAL and each.state == "succeeded" for each in done.done):
+        assert done.now >= 0.9 * division.end_s - 12
+
+
+def test_a_final_that_fails_early_is_followed_by_another_of_the_next_best() -> None:
+    simulation = Simulation(Budget(seconds=600))
+    while not simulation.of(Purpose.FINAL):
+        simulation.start(simulation.turn())
+        if not simulation.of(Purpose.FINAL):
+            simulation.end_one()
+    ((ends, number, work, _, began),) = simulation.going
+    simulation.going = [(began + 5.0, number, work, True, began)]
+    assert ends > began + 100
+    simulation.end_one()
+    simulation.run()
+    first, second = simulation.of(Purpose.FINAL)
+    assert first.candidate.genotype != second.candidate.genotype
+    assert (second.candidate.fidelity.seconds or 0) > (first.candidate.fidelity.seconds or 0) - 8
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_search_in_which_everything_fails_ends(devices: int) -> None:
+    done = Simulation(Budget(seconds=3600), devices=devices, failures=1.0).run()
+    assert len(done.log) < 20
+    assert all(each.state == "failed" for each in done.done)
+    assert len(done.of(Purpose.FLOOR)) == 2
+
+
+def test_a_failed_floor_is_tried_once_more_with_another_seed() -> None:
+    simulation = Simulation(Budget(seconds=600), failures=1.0)
+    simulation.start(simulation.turn())
+    simulation.end_one()
+    (again,) = simulation.turn().work
+    assert again.purpose is Purpose.FLOOR
+    assert again.seed != simulation.log[0][1].seed
+
+
+def test_a_killed_candidate_that_took_twice_its_time_shortens_the_final_alone() -> None:
+    simulation = Simulation(Budget(seconds=300))
+    for _ in range(3):
+        simulation.start(simulation.turn())
+        ((ends, number, work, failed, began),) = simulation.going
+        simulation.going = [(ends + (ends - began) * (number == 1), number, work, failed, began)]
+        simulation.end_one()
+    simulation.run()
+    assert simulation.now <= schedule(300, simulation.done, 1).end_s + 1.0
+
+
+@pytest.mark.parametrize("seconds", [700.0, 1200.0, 3600.0])
+@pytest.mark.parametrize("ended", [False, True])
+def test_an_extended_search_goes_on_and_ends_with_a_final(seconds: float, ended: bool) -> None:
+    """Extended in the middle of its final, or when it had already ended."""
+    simulation = Simulation(Budget(seconds=600))
+    while not simulation.of(Purpose.FINAL):
+        simulation.start(simulation.turn())
+        if not simulation.of(Purpose.FINAL):
+            simulation.end_one()
+    if ended:
+        simulation.run()
+    simulation.budget = Budget(seconds=seconds)
+    if not ended:
+        simulation.end_one()
+    before = len(simulation.log)
+    simulation.run()
+    assert simulation.log[before:]
+    assert simulation.log[-1][1].purpose is Purpose.FINAL
+    assert len(simulation.of(Purpose.FLOOR)) == 1
+    end_s = schedule(seconds, simulation.done, 1).end_s
+    assert 0.93 * end_s < simulation.now <= end_s + 1.0
+    if seconds == 700:  # too little for candidates: the final's own network is trained on
+        assert simulation.log[-1][1].candidate.genotype == simulation.of(Purpose.FINAL)[0].candidate.genotype
+        assert simulation.log[-1][1].warm_start is not None
+
+
+def test_candidates_of_an_extended_search_compare_with_those_before() -> None:
+    simulation = Simulation(Budget(seconds=600)).run()
+    simulation.budget = Budget(seconds=1200)
+    simulation.run()
+    assert len({work.candidate.fidelity for work in simulation.of(Purpose.EXPLORE)}) == 1
+
+
+def test_a_pause_changes_nothing_since_only_worked_time_counts() -> None:
+    one, other = Simulation(Budget(seconds=300)), Simulation(Budget(seconds=300))
+    one.start(one.turn())
+    one.end_one()
+    other.start(other.turn())
+    other.end_one()
+    assert one.turn(slots=0) == Turn([], finished=False)  # as while paused: nothing is started
+    assert one.turn() == other.turn()
+
+
+def test_without_a_free_slot_nothing_is_planned() -> None:
+    simulation = Simulation(Budget(seconds=300))
+    assert simulation.turn(slots=0) == Turn([], finished=False)
+    simulation.now = 299.0
+    assert simulation.turn(slots=0) == Turn([], finished=True)
+
+
+def test_the_plan_is_a_function_of_its_arguments() -> None:
+    simulation = Simulation(Budget(seconds=600), devices=2)
+    for _ in range(4):
+        simulation.start(simulation.turn())
+        simulation.end_one()
+    state = simulation.strategy.dump()
+    first = simulation.turn()
+    simulation.strategy = strategy_for("race", simulation.space, {}, 0, state)
+    assert simulation.turn() == first
+    assert first.work
+
+
+def test_a_candidate_far_too_slow_for_its_time_is_refused_before_training() -> None:
+    class Grower:
+        """Proposes networks of a thousand and of one times the floor's arithmetic, in turn."""
+
+        def __init__(self, strategy: Strategy, space: Space) -> None:
+            self.inner, self.space, self.told, self.asked = strategy, space, list[str](), 0
+
+        def ask(self, count: int, pending: Sequence[Candidate]) -> list[Candidate]:
+            self.asked += 1
+            (candidate,) = self.inner.ask(1, pending)
+            if self.asked % 2:
+                return [replace(candidate, genotype=Genotype.of(self.space.name, candidate.genotype.genes | HUGE))]
+            return [candidate]
+
+        def tell(self, seen: Sequence[object]) -> None:
+            self.told += [str(each) for each in seen]
+
+        def dump(self) -> dict[str, object]:
+            return {}
+
+        def load(self, state: object) -> None: ...
+
+    stages = [{"width": 512, "depth": 4, "kernel": 5, "block": "plain"}] * 2
+    HUGE = {"stages": stages}
+    space = small_space("stages")
+    grower = Grower(strategy_for("random", space, {}, 0, None), space)
+    simulation = Simulation(Budget(seconds=300), pictures=1_800, rate=250)
+    simulation.start(simulation.turn())
+    simulation.end_one()
+    turn = plan(
+        space, grower, FLOOR, Budget(seconds=300), spent_s=simulation.now, done=simulation.done, running=[], slots=1,
+        devices=1, seed=0,
+    )  # fmt: skip
+    assert turn.work[0].purpose is Purpose.EXPLORE
+    assert turn.work[0].candidate.genotype.genes["stages"] != stages
+    assert len(grower.told) == 1
+
+
+# ------------------------------------------------------------------------------------- budgets in trials
+
+
+@pytest.mark.parametrize("trials", [1, 2, 3, 4, 9, 20])
+@pytest.mark.parametrize("devices", [1, 3])
+def test_a_budget_in_trials_counts_all_of_them(trials: int, devices: int) -> None:
+    done = Simulation(Budget(trials=trials), devices=devices).run()
+    assert len(done.log) == trials
+    assert done.log[0][1].purpose is Purpose.FLOOR
+    assert len(done.of(Purpose.FINAL)) == (1 if trials > 1 else 0)
+    assert trials == 1 or done.log[-1][1].purpose is Purpose.FINAL
+    assert all(work.candidate.fidelity.seconds is None for _, work in done.log)
+    assert len({work.seed for _, work in done.log}) == trials
+
+
+@pytest.mark.parametrize("strategy", ["race", "random", "evolution"])
+def test_a_budget_in_trials_gives_the_same_on_any_workers(strategy: str) -> None:
+    """Other devices, speeds and orders of results; the same trials with the same seeds."""
+    one, other = (
+        Simulation(Budget(trials=18), strategy_name=strategy, devices=devices, rate=rate, start_s=start_s).run()
+        for devices, rate, start_s in ((1, 1000.0, 0.0), (5, 70.0, 300.0))
+    )
+    assert [work for _, work in one.log] == [work for _, work in other.log]
+
+
+def test_failures_count_as_trials_and_the_search_ends() -> None:
+    for seed in range(5):
+        done = Simulation(Budget(trials=12), failures=0.4, seed=seed).run()
+        assert len(done.log) == 12
+    assert len(Simulation(Budget(trials=12), failures=1.0).run().log) == 12
+
+
+def test_more_trials_go_on_where_the_search_ended() -> None:
+    simulation = Simulation(Budget(trials=6)).run()
+    simulation.budget = Budget(trials=10)
+    simulation.run()
+    purposes = [work.purpose for _, work in simulation.log]
+    explore, final = Purpose.EXPLORE, Purpose.FINAL
+    assert purposes == [Purpose.FLOOR, *[explore] * 4, final, *[explore] * 3, final]
+
+
+def test_a_space_with_nothing_left_to_try_ends_in_a_final_before_the_trials_are_spent() -> None:
+    space = small_space("cell")
+    space.blocks = 1  # type: ignore[attr-defined]  # the cell space's
+    space.ops = ("identity",)  # type: ignore[attr-defined]
+    for budget in (Budget(trials=50), Budget(seconds=3600)):
+        done = Simulation(budget, space=space).run()
+        assert done.log[-1][1].purpose is Purpose.FINAL
+        assert 1 < len(done.of(Purpose.EXPLORE)) < 15
+
+
+# ------------------------------------------------------------------------------------- values
+
+
+def done_at(fidelity: Fidelity, purpose: Purpose = Purpose.EXPLORE, state: str = "succeeded") -> Done:
+    curve = curve_of(10, 5, 1000, 0.5)
+    return Done(purpose, Candidate(FLOOR, fidelity), 0.5, 10.0, "trial-1", state, curve)  # type: ignore[arg-type]
+
+
+def test_peers_are_comparable_candidates_that_succeeded() -> None:
+    work = Work(Purpose.EXPLORE, Candidate(FLOOR, Fidelity(seconds=30)), 0)
+    done = [
+        done_at(Fidelity(seconds=30)),
+        done_at(Fidelity(seconds=28), Purpose.FLOOR),
+        done_at(Fidelity(seconds=60)),
+        done_at(Fidelity(seconds=30, side=16)),
+        done_at(Fidelity(epochs=5)),
+        done_at(Fidelity(seconds=30), Purpose.FINAL),
+        done_at(Fidelity(seconds=30), state="pruned"),
+    ]
+    assert len(peers(Budget(seconds=600), work, done)) == 2
+    assert peers(Budget(trials=600), work, done) == []
+    assert peers(Budget(seconds=600), replace(work, purpose=Purpose.FINAL), done) == []
+
+
+def test_a_strategy_is_told_of_candidates_and_of_a_floor_in_its_space() -> None:
+    done = [
+        done_at(Fidelity(seconds=30), Purpose.FLOOR),
+        done_at(Fidelity(seconds=30), Purpose.FINAL),
+        done_at(Fidelity(seconds=30), state="pruned"),
+    ]
+    told = observations(small_space("stages"), done)
+    assert [each.score for each in told] == [0.5, None]
+    assert observations(small_space("cell"), done) == []
+
+
+@pytest.mark.parametrize(("seconds", "trials"), [(None, None), (10.0, 3), (0, None), (math.nan, None), (None, 0)])
+def test_a_budget_is_one_positive_number(seconds: float | None, trials: int | None) -> None:
+    with pytest.raises(ValueError, match="budget"):
+        Budget(seconds=seconds, trials=trials)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"seconds": 1, "epochs": 1}, {"seconds": 0}, {"epochs": math.inf}, {"seconds": 1, "fraction": 0},
+     {"seconds": 1, "fraction": 1.5}, {"seconds": 1, "side": 0}],
+)  # fmt: skip
+def test_a_fidelity_is_one_positive_length(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"fidelity|fraction|side"):
+        Fidelity(**values)  # type: ignore[arg-type]
+
+
+def test_a_candidate_survives_json() -> None:
+    candidate = Candidate(FLOOR, Fidelity(epochs=2.5, side=24, fraction=0.5), "trial-9")
+    assert Candidate.from_json(candidate.to_json()) == candidate
