@@ -142,24 +142,6 @@ def observations(space: Space, done: Sequence[Done]) -> list[Observation]:
     ]
 
 
-def peers(budget: Budget, work: Work, done: Sequence[Done]) -> "list[Sequence[Point]]":
-    """Curves that a running trial may be stopped early against: those of comparable candidates that have ended.
-
-    Empty, so that nothing is stopped, for floor and final, and under a budget in trials: what has ended by then
-    depends on the workers, and such a search must not.
-    """
-    if budget.trials is not None or work.purpose is not Purpose.EXPLORE:
-        return []
-    return [
-        each.curve
-        for each in done
-        if each.purpose is not Purpose.FINAL
-        and each.state == "succeeded"
-        and each.curve
-        and _compare(each.candidate.fidelity, work.candidate.fidelity)
-    ]
-
-
 def _compare(one: Fidelity, other: Fidelity) -> bool:
     """Whether scores at these two fidelities say which architecture is better."""
     if (one.side, one.fraction) != (other.side, other.fraction):

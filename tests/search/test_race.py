@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from search.candidate import Candidate, Fidelity, Purpose
-from search.race import Budget, Done, Turn, Work, observations, peers, plan, schedule
+from search.race import Budget, Done, Turn, Work, observations, plan, schedule
 from search.space import Genotype, Space
 from search.strategies import Strategy, strategy_for
 from search.train import Point
@@ -415,22 +415,6 @@ def test_a_space_with_nothing_left_to_try_ends_in_a_final_before_the_trials_are_
 def done_at(fidelity: Fidelity, purpose: Purpose = Purpose.EXPLORE, state: str = "succeeded") -> Done:
     curve = curve_of(10, 5, 1000, 0.5)
     return Done(purpose, Candidate(FLOOR, fidelity), 0.5, 10.0, "trial-1", state, curve)  # type: ignore[arg-type]
-
-
-def test_peers_are_comparable_candidates_that_succeeded() -> None:
-    work = Work(Purpose.EXPLORE, Candidate(FLOOR, Fidelity(seconds=30)), 0)
-    done = [
-        done_at(Fidelity(seconds=30)),
-        done_at(Fidelity(seconds=28), Purpose.FLOOR),
-        done_at(Fidelity(seconds=60)),
-        done_at(Fidelity(seconds=30, side=16)),
-        done_at(Fidelity(epochs=5)),
-        done_at(Fidelity(seconds=30), Purpose.FINAL),
-        done_at(Fidelity(seconds=30), state="pruned"),
-    ]
-    assert len(peers(Budget(seconds=600), work, done)) == 2
-    assert peers(Budget(trials=600), work, done) == []
-    assert peers(Budget(seconds=600), replace(work, purpose=Purpose.FINAL), done) == []
 
 
 def test_a_strategy_is_told_of_candidates_and_of_a_floor_in_its_space() -> None:
