@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The CPU build of torch: set e.g. TORCH_INDEX=https://download.pytorch.org/whl/cpu to save the CUDA libraries.
+# Where torch comes from, when not from PyPI. On x86-64 PyPI's is the CUDA build, 3 GB with its libraries; without a GPU
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu saves them.
 TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -10,9 +11,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 $(VENV)/runtime.done: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install --no-deps --require-hashes -r requirements.lock
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(PIP) install --no-deps --editable .
 	touch $@
 

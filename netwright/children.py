@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ MARK = "NETWRIGHT_CHILD"  # in the environment of every child and of what it sta
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
 STEADY_S = 60.0  # one that ran this long begins its backoff anew
+DEATHS_IN_A_ROW = 3
 STOP_GRACE_S = 8.0
 LOGS_EVERY_S = 30.0
 
@@ -45,12 +46,16 @@ class Child:
 
 
 class Children:
-    """The children of one home. They end with this process, however it ends."""
+    """The children of one home. They end with this process, however it ends.
 
-    def __init__(self, home: Path, roles: Sequence[Role], log: FilteringBoundLogger) -> None:
+    logs: the folder for what they say, a file for each; without it they say it where this process does.
+    """
+
+    def __init__(self, home: Path, roles: Sequence[Role], log: FilteringBoundLogger, logs: Path | None) -> None:
         self.home = home
         self.children = [Child(role) for role in roles]
         self.log = log
+        self.logs = logs
         self.logs_due = 0.0
 
     def start(self, environment: Mapping[str, str]) -> None:
@@ -61,27 +66,34 @@ class Children:
             self.launch(child)
 
     def launch(self, child: Child) -> None:
-        log = self.log_of(child.role.name)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        set_aside(log)
         command = [sys.executable, "-P", "-m", "netwright", *child.role.arguments]
         mark = {MARK: f"{child.role.name}@{self.home}"}
-        with log.open("ab") as output:
+        with ExitStack() as stack:
+            output = None
+            if self.logs is not None:
+                log = self.logs / f"{child.role.name}.log"
+                log.parent.mkdir(parents=True, exist_ok=True)
+                set_aside(log)
+                output = stack.enter_context(log.open("ab"))
             child.process = psutil.Popen(
                 launched(command, MYSELF, Path.cwd(), signal.SIGTERM),
                 env={**os.environ, **self.environment, **child.role.environment, **mark},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT if output is not None else None,
                 start_new_session=True,  # Ctrl-C in the terminal is for the supervisor alone
                 pass_fds=child.role.descriptors,
             )
         child.started = time.monotonic()
         self.log.info("child.started", child=child.role.name, pid=child.process.pid)
 
-    def tend(self) -> None:
-        """Starts again who has died, later after each death in a row; keeps the logs short. Call it often."""
+    def tend(self) -> list[str]:
+        """Starts again who has died, later after each death in a row; keeps the logs short. Call it often.
+
+        Returns who has just died so often in a row that it will hardly get better by itself.
+        """
         now = time.monotonic()
+        hopeless = []
         for child in self.children:
             if child.process is not None and not alive(child.process):
                 code = child.process.wait()
@@ -89,20 +101,20 @@ class Children:
                 child.failures = 1 if now - child.started > STEADY_S else child.failures + 1
                 wait_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (child.failures - 1))
                 child.due = now + wait_s
+                if child.failures == DEATHS_IN_A_ROW:
+                    hopeless.append(child.role.name)
                 self.log.warning("child.died", child=child.role.name, code=code, again_in_s=wait_s)
                 end_all(list(marked(f"{child.role.name}@{self.home}")))  # what it had started
             if child.process is None and now >= child.due:
                 self.launch(child)
-        if now >= self.logs_due:
+        if self.logs is not None and now >= self.logs_due:
             self.logs_due = now + LOGS_EVERY_S
-            for path in (self.home / "logs").glob("*[!1].log"):
+            for path in self.logs.glob("*.log"):
                 set_aside(path)
+        return hopeless
 
     def failures(self, name: str) -> int:
         return next(child.failures for child in self.children if child.role.name == name)
-
-    def log_of(self, name: str) -> Path:
-        return self.home / "logs" / f"{name}.log"
 
     def stop(self) -> None:
         """Asks all to end, at once; ends by force those that do not within the grace, and what they started."""

@@ -2,8 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -15,15 +13,14 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from netwright import engines
+from netwright.access import database_url, sessions
 from netwright.engines import EngineError
 from netwright.supervisor import Started, SupervisorError
 from netwright.supervisor import up as supervise
 from store import keys, migrate
-from store.database import Sessions, engine_for, sessions_for
 from store.errors import StoreError
 from store.queue import Queue
-from store.settings import Settings, SettingsError, load_settings
+from store.settings import SettingsError, load_settings
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -61,7 +58,7 @@ def up(
 ) -> None:
     """Run the whole service on this machine, until Ctrl-C."""
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    supervise(load_settings().model_copy(update=changes), announce)
+    supervise(load_settings().model_copy(update=changes), announce, warn)
     console.print("Stopped.")
 
 
@@ -80,6 +77,10 @@ def announce(started: Started) -> None:
     for name, value in lines:
         grid.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
     console.print(Panel(grid, title="Netwright is up", subtitle="Ctrl-C stops it", expand=False))
+
+
+def warn(message: str) -> None:
+    errors.print(Text.assemble(("netwright: ", "yellow"), message), soft_wrap=True)
 
 
 def print_plain(line: str) -> None:
@@ -153,9 +154,12 @@ def demo(
     minutes: Annotated[float, typer.Option(min=0.5, help="How long to search.")] = 2.0,
 ) -> None:
     """Watch the main job run: upload, search, deploy, predict. Starts the service if it does not run, and stops it again."""
-    from netwright.demo import run
+    from netwright.demo import DemoError, run
 
-    run(load_settings(), console, data, minutes)
+    try:
+        run(load_settings(), console, data, minutes)
+    except DemoError as error:
+        complain(str(error))
 
 
 @cli.command()
@@ -214,23 +218,3 @@ def revoke(identity: Annotated[str, typer.Argument(metavar="ID", help="As `netwr
         row = keys.revoke_key(session, identity)
         label = f"{row.name} ({row.id})"
     console.print(f"Revoked {label}.")
-
-
-@contextmanager
-def database_url(settings: Settings) -> Iterator[str]:
-    """The database that is set, else the embedded one, started for the length of the command when it does not run."""
-    if settings.database_url is not None:
-        yield settings.require_database_url()
-    else:
-        with engines.borrow(settings.home) as server:
-            yield server.url
-
-
-@contextmanager
-def sessions(settings: Settings) -> Iterator[Sessions]:
-    """Sessions on a database whose schema is current."""
-    with database_url(settings) as url:
-        migrate.upgrade(url)
-        engine = engine_for(url, pooled=False)
-        yield sessions_for(engine)
-        engine.dispose()

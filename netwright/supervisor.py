@@ -7,12 +7,14 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 import httpx
 import psycopg
@@ -21,7 +23,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from netwright import engines
-from netwright.children import BACKOFF_MAX_S, Children, Role
+from netwright.children import BACKOFF_MAX_S, DEATHS_IN_A_ROW, Children, Role
 from netwright.devices import gpus
 from netwright.engines import EngineError, Server
 from netwright.engines.process import tail
@@ -34,7 +36,6 @@ SERVER = "server"
 TICK_S = 0.2
 READY_S = 120.0
 REACHABLE_S = 30.0  # a machine may start its database and us at the same time
-FIRST_DEATHS = 3  # a server that dies as often before it ever answered will not get better
 
 
 class SupervisorError(RuntimeError):
@@ -64,10 +65,14 @@ class Stop:
         self.asked = True
 
 
-def up(settings: Settings, announce: Callable[[Started], None]) -> None:
-    """Runs the service until it is told to stop. Raises SupervisorError or EngineError when it cannot start."""
+def up(settings: Settings, announce: Callable[[Started], None], warn: Callable[[str], None]) -> None:
+    """Runs the service until it is told to stop. Raises SupervisorError or EngineError when it cannot start.
+
+    announce: told once, when the service answers. warn: told of what goes wrong afterwards and needs a human.
+    """
     stop = Stop()
-    with held(settings.home), logger(settings.home) as log, listening(settings) as listener:
+    logs = settings.home / "logs"
+    with held(settings.home), log_file(logs / "supervisor.log") as log, listening(settings) as listener:
         url = address(settings.host, listener.getsockname()[1])
         embedded = Embedded(settings, log)
         try:
@@ -76,7 +81,7 @@ def up(settings: Settings, announce: Callable[[Started], None]) -> None:
             migrate.upgrade(urls.database)
             admin_key = first_key(urls.database)
             server = Role(SERVER, ("server", "--fd", str(listener.fileno())), descriptors=(listener.fileno(),))
-            children = Children(settings.home, [server, *worker_roles()], log)
+            children = Children(settings.home, [server, *worker_roles()], log, logs)
             try:
                 children.start(environment(settings, urls))
                 await_answer(url, children, stop)
@@ -86,7 +91,8 @@ def up(settings: Settings, announce: Callable[[Started], None]) -> None:
                     announce(Started(url, settings.home, names(children), embedded.servers, admin_key))
                 while not stop.asked:
                     time.sleep(TICK_S)
-                    children.tend()
+                    for name in children.tend():
+                        warn(f"{name} dies again and again; {end_of(logs / f'{name}.log')}")
                     moved = embedded.tend()
                     if moved is not None:
                         children.stop()
@@ -99,18 +105,20 @@ def up(settings: Settings, announce: Callable[[Started], None]) -> None:
 
 
 def work(settings: Settings) -> None:
-    """Runs the workers of this machine, for a database and a broker that are elsewhere, until told to stop."""
+    """Runs the workers of this machine, for a database and a broker that are elsewhere, until told to stop.
+
+    They say on stdout what they do, as containers are expected to.
+    """
     stop = Stop()
     urls = Urls(settings.require_database_url(), settings.require_redis_url())
-    with logger(settings.home) as log:
-        children = Children(settings.home, worker_roles(), log)
-        try:
-            children.start(environment(settings, urls))
-            while not stop.asked:
-                time.sleep(TICK_S)
-                children.tend()
-        finally:
-            children.stop()
+    children = Children(settings.home, worker_roles(), log_to(sys.stdout), None)
+    try:
+        children.start(environment(settings, urls))
+        while not stop.asked:
+            time.sleep(TICK_S)
+            children.tend()
+    finally:
+        children.stop()
 
 
 def worker_roles() -> list[Role]:
@@ -238,19 +246,22 @@ def running_at(home: Path) -> Running | None:
 
 
 @contextmanager
-def logger(home: Path) -> Iterator[FilteringBoundLogger]:
-    """The supervisor's own log: one JSON object a line."""
-    path = home / "logs" / "supervisor.log"
+def log_file(path: Path) -> Iterator[FilteringBoundLogger]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", buffering=1) as stream:
-        processors: list[structlog.typing.Processor] = [
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.add_log_level,
-            structlog.processors.JSONRenderer(),
-        ]
-        yield structlog.wrap_logger(
-            structlog.WriteLogger(stream), processors, wrapper_class=structlog.make_filtering_bound_logger("info")
-        )
+        yield log_to(stream)
+
+
+def log_to(stream: TextIO) -> FilteringBoundLogger:
+    """The supervisor's own log: one JSON object a line."""
+    processors: list[structlog.typing.Processor] = [
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.add_log_level,
+        structlog.processors.JSONRenderer(),
+    ]
+    kind = structlog.make_filtering_bound_logger("info")
+    logger: FilteringBoundLogger = structlog.wrap_logger(structlog.WriteLogger(stream), processors, wrapper_class=kind)
+    return logger
 
 
 @contextmanager
@@ -325,17 +336,21 @@ def first_key(database_url: str) -> str | None:
 
 def await_answer(url: str, children: Children, stop: Stop) -> None:
     """Returns when the server answers or the user has asked for the end. Raises SupervisorError when it does not come up."""
+    log = children.home / "logs" / f"{SERVER}.log"
     end = time.monotonic() + READY_S
     while not stop.asked:
         with suppress(httpx.TransportError):
             if httpx.get(f"{url}/healthz", timeout=2).is_success:
                 return
         children.tend()
-        if children.failures(SERVER) >= FIRST_DEATHS or time.monotonic() > end:
-            log = children.log_of(SERVER)
-            raise SupervisorError(f"the server does not answer; the end of {log}:\n{tail(log)}")
+        if children.failures(SERVER) >= DEATHS_IN_A_ROW or time.monotonic() > end:
+            raise SupervisorError(f"the server does not answer; {end_of(log)}")
         time.sleep(0.05)
 
 
 def names(children: Children) -> list[str]:
     return [child.role.name for child in children.children if child.role.name != SERVER]
+
+
+def end_of(log: Path) -> str:
+    return f"the end of {log}:\n{tail(log)}"

@@ -94,7 +94,7 @@ def spawn(
 def set_aside(log: Path) -> None:
     """Keeps one former log when `log` has grown long. Its writer appends, so the file can be emptied under its hands."""
     if log.exists() and log.stat().st_size > LOG_MAX_BYTES:
-        shutil.copyfile(log, log.with_suffix(".1.log"))
+        shutil.copyfile(log, log.with_suffix(".log.1"))
         os.truncate(log, 0)
 
 
