@@ -80,6 +80,17 @@ def latest_version(session: Session, dataset: Dataset) -> DatasetVersion | None:
     ).one_or_none()
 
 
+def latest_versions(session: Session, dataset_ids: Sequence[str]) -> dict[str, DatasetVersion]:
+    """The newest version of each data set that has one, by the data set's id."""
+    versions = session.scalars(
+        select(DatasetVersion)
+        .where(DatasetVersion.dataset_id.in_(dataset_ids))
+        .distinct(DatasetVersion.dataset_id)
+        .order_by(DatasetVersion.dataset_id, DatasetVersion.number.desc())
+    )
+    return {version.dataset_id: version for version in versions}
+
+
 def require_version(session: Session, dataset: Dataset, number: int | None = None) -> DatasetVersion:
     """A version of the data set, the newest unless numbered. Raises ConflictError when there is none to work on."""
     if number is None:
@@ -116,6 +127,25 @@ def spare(session: Session, keys: Iterable[str]) -> None:
     session.flush()
 
 
+def describe(session: Session, dataset: Dataset, description: str) -> None:
+    session.execute(
+        update(Dataset)
+        .where(Dataset.id == dataset.id)
+        .values(description=description, revision=Dataset.revision + 1, updated_at=func.clock_timestamp())
+    )
+    session.refresh(dataset)
+
+
+def check_importable(dataset: Dataset) -> None:
+    """Raises ConflictError while another import runs."""
+    if dataset.state not in sources(DatasetState.IMPORTING):
+        raise _importing(dataset)
+
+
+def _importing(dataset: Dataset) -> ConflictError:
+    return ConflictError(f"data set {dataset.name!r} is importing already; wait for that job to end or cancel it")
+
+
 def begin_import(session: Session, dataset: Dataset, upload_key: str, options: Mapping[str, Any]) -> Job:
     """Queue the import of an uploaded object. Raises ConflictError while another import runs."""
     moved = session.scalar(
@@ -124,9 +154,9 @@ def begin_import(session: Session, dataset: Dataset, upload_key: str, options: M
         .values(state=DatasetState.IMPORTING, revision=Dataset.revision + 1, updated_at=func.clock_timestamp())
         .returning(Dataset.id)
     )
-    if moved is None:
-        raise ConflictError(f"data set {dataset.name!r} is importing already; wait for that job to end or cancel it")
     session.refresh(dataset)
+    if moved is None:
+        raise _importing(dataset)
     return jobs.create(session, "import", {"upload_key": upload_key, "options": dict(options)}, dataset.id)
 
 
@@ -197,6 +227,36 @@ def example(session: Session, version: DatasetVersion, number: int) -> Example:
     if found is None:
         raise NotFoundError("example", f"{version.id}/{number}")
     return found
+
+
+def label_counts(session: Session, version: DatasetVersion) -> dict[tuple[int, int], int]:
+    """How many examples have each (label, split), by their numbers; pairs without any are left out."""
+    counted = session.execute(
+        select(Example.label, Example.split, func.count())
+        .where(Example.version_id == version.id)
+        .group_by(Example.label, Example.split)
+    )
+    return {(label, split): count for label, split, count in counted}
+
+
+def format_counts(session: Session, version: DatasetVersion) -> dict[str, int]:
+    counted = session.execute(
+        select(Example.format, func.count()).where(Example.version_id == version.id).group_by(Example.format)
+    )
+    return {row[0]: row[1] for row in counted}
+
+
+def spans(session: Session, version: DatasetVersion) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """(minimum, median, maximum) of the examples' widths, and of their heights."""
+    widths, heights = (
+        session.execute(
+            select(func.min(column), func.percentile_disc(0.5).within_group(column.asc()), func.max(column)).where(
+                Example.version_id == version.id
+            )
+        ).one()
+        for column in (Example.width, Example.height)
+    )
+    return (widths[0], widths[1], widths[2]), (heights[0], heights[1], heights[2])
 
 
 def objects_of(session: Session, dataset: Dataset) -> set[str]:

@@ -14,8 +14,9 @@ PREFIXES = {
     "deployment": "de",
     "job": "jo",
     "key": "ke",
+    "upload": "up",
 }
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 NAME_RULE = "1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit"
 
 

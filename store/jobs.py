@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import case, exists, func, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store import events, leases
@@ -12,7 +13,7 @@ from store.errors import ConflictError, NotFoundError
 from store.ids import new_id
 from store.queue import Hint, Task
 from store.states import DatasetState, JobState, is_final
-from store.tables import Dataset, DatasetVersion, Job
+from store.tables import Dataset, DatasetVersion, DoomedObject, Job
 
 
 def create(session: Session, kind: str, payload: Mapping[str, Any], dataset_id: str | None = None) -> Job:
@@ -79,8 +80,13 @@ def finish(
 
 
 def ended(session: Session, job: Job) -> None:
-    """What follows when a job has ended in any way: followers hear of it, a data set is let go."""
+    """What follows when a job has ended in any way: followers hear of it, a data set and an upload are let go."""
     record(session, job)
+    if job.kind == "import" and (upload_key := job.payload.get("upload_key")) is not None:
+        due = {"due_at": func.clock_timestamp()}
+        session.execute(
+            insert(DoomedObject).values(key=upload_key, **due).on_conflict_do_update(index_elements=["key"], set_=due)
+        )
     if job.kind == "import" and job.dataset_id is not None:
         has_version = exists().where(DatasetVersion.dataset_id == job.dataset_id)
         session.execute(

@@ -5,13 +5,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy.orm import Session, aliased
 
 from store import blobs, events
 from store.errors import ConflictError, NotFoundError
 from store.ids import is_id, new_id
-from store.tables import Blob, Deployment, DeploymentTarget, Evaluation, Model, Search, Trial
+from store.tables import (
+    Blob,
+    Dataset,
+    DatasetVersion,
+    Deployment,
+    DeploymentTarget,
+    Evaluation,
+    Model,
+    Search,
+    Trial,
+)
 
 REFERENCE = re.compile(r"^(?P<name>[^@]+)@(?P<number>[1-9][0-9]{0,8})$")
 
@@ -92,6 +102,49 @@ def get(session: Session, reference: str) -> Model:
     if model is None:
         raise NotFoundError("model", reference)
     return model
+
+
+def versions(session: Session, name: str) -> Sequence[Model]:
+    """Every version under a name, oldest first."""
+    return session.scalars(select(Model).where(Model.name == name).order_by(Model.number)).all()
+
+
+def version(session: Session, name: str, number: int) -> Model:
+    """Raises NotFoundError."""
+    found = session.scalars(select(Model).where(Model.name == name, Model.number == number)).one_or_none()
+    if found is None:
+        raise NotFoundError("model", f"{name}@{number}")
+    return found
+
+
+def is_newest() -> ColumnElement[bool]:
+    """A model that is the newest version of its name."""
+    later = aliased(Model)
+    return ~exists().where(later.name == Model.name, later.number > Model.number)
+
+
+def datasets_of(session: Session, found: Sequence[Model]) -> dict[str, tuple[str, int]]:
+    """(name of the data set, number of its version) by the version's id, for those that are still there."""
+    rows = session.execute(
+        select(DatasetVersion.id, Dataset.name, DatasetVersion.number)
+        .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
+        .where(DatasetVersion.id.in_({model.version_id for model in found if model.version_id}))
+    )
+    return {version_id: (name, number) for version_id, name, number in rows}
+
+
+def deployments_of(session: Session, found: Sequence[Model]) -> dict[str, list[str]]:
+    """The names of the deployments that send requests to each model, by its id."""
+    names: dict[str, list[str]] = {}
+    rows = session.execute(
+        select(DeploymentTarget.model_id, Deployment.name)
+        .join(Deployment, Deployment.id == DeploymentTarget.deployment_id)
+        .where(DeploymentTarget.model_id.in_([model.id for model in found]))
+        .order_by(Deployment.name)
+    )
+    for model_id, name in rows:
+        names.setdefault(model_id, []).append(name)
+    return names
 
 
 def evaluations(session: Session, model: Model) -> Sequence[Evaluation]:

@@ -77,3 +77,8 @@ class Hints:
             self.app.send_task(hint.task.value, args=[hint.id], retry=False, ignore_result=True)
         except (OperationalError, OSError) as error:
             log.warning("hint.lost", task=hint.task.value, id=hint.id, reason=str(error))
+
+    def ping(self) -> None:
+        """Raises kombu's OperationalError or OSError when the broker does not answer."""
+        with self.app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0)

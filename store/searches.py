@@ -1,6 +1,7 @@
 """Searches: their life, their clock, their best so far."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from store.errors import ConflictError, NotFoundError, RefusedError
 from store.ids import is_id, new_id
 from store.queue import Hint, Task
 from store.states import SearchState, TrialState, is_final, sources
-from store.tables import Dataset, DatasetVersion, Event, Search, Trial
+from store.tables import Dataset, DatasetVersion, Event, Model, Search, Trial
 
 MAX_BUDGET_S = 30 * 24 * 3600.0
 MAX_BUDGET_TRIALS = 100_000
@@ -230,6 +231,67 @@ def wake_queued(session: Session) -> None:
     """Have every queued search take its first turn, e.g. when a worker has come."""
     for search_id in session.scalars(select(Search.id).where(Search.state == SearchState.QUEUED)):
         hint(session, Hint(Task.ADVANCE, search_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What belongs to a search in other tables. `best`, `floor`: the trials, once there are any. `model`: if it stands."""
+
+    dataset: Dataset
+    version: DatasetVersion
+    trials: Mapping[TrialState, int]
+    best: Trial | None
+    floor: Trial | None
+    model: Model | None
+
+
+def overviews(session: Session, found: Sequence[Search]) -> dict[str, Overview]:
+    """The overview of each search, by its id; five queries however many there are."""
+    ids = [search.id for search in found]
+    versions = {
+        version.id: (version, dataset)
+        for version, dataset in session.execute(
+            select(DatasetVersion, Dataset)
+            .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
+            .where(DatasetVersion.id.in_({search.version_id for search in found}))
+        )
+    }
+    counts: dict[str, dict[TrialState, int]] = {search_id: dict.fromkeys(TrialState, 0) for search_id in ids}
+    for search_id, state, count in session.execute(
+        select(Trial.search_id, Trial.state, func.count())
+        .where(Trial.search_id.in_(ids))
+        .group_by(Trial.search_id, Trial.state)
+    ):
+        counts[search_id][state] = count
+    best = {
+        trial.id: trial
+        for trial in session.scalars(
+            select(Trial).where(Trial.id.in_([search.best_trial_id for search in found if search.best_trial_id]))
+        )
+    }
+    floors = {
+        trial.search_id: trial
+        for trial in session.scalars(
+            select(Trial).where(Trial.search_id.in_(ids), Trial.purpose == "floor").order_by(Trial.number.desc())
+        )
+    }
+    models = {
+        model.id: model
+        for model in session.scalars(
+            select(Model).where(Model.id.in_([search.model_id for search in found if search.model_id]))
+        )
+    }
+    return {
+        search.id: Overview(
+            dataset=versions[search.version_id][1],
+            version=versions[search.version_id][0],
+            trials=counts[search.id],
+            best=best.get(search.best_trial_id or ""),
+            floor=floors.get(search.id),
+            model=models.get(search.model_id or ""),
+        )
+        for search in found
+    }
 
 
 def delete(session: Session, search: Search) -> None:

@@ -1,0 +1,89 @@
+"""Bytes of a request into the object store: whole or not at all."""
+
+import asyncio
+import errno
+import shutil
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import structlog
+from obstore.exceptions import BaseError
+from starlette.requests import ClientDisconnect, Request
+
+from api.errors import disk_full
+from api.runtime import Runtime
+from store import datasets
+from store.ids import new_id
+from web.problems import ProblemError
+
+log = structlog.get_logger()
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL_SAID = ("No space left on device", "Disk quota exceeded", "(os error 28)", "(os error 122)")
+UPLOAD_LASTS_AT_MOST = timedelta(days=2)
+
+
+def check_declared(request: Request, runtime: Runtime) -> None:
+    """Refuse before the first byte what its Content-Length rules out. Raises ProblemError: 413, 422, 507."""
+    declared = request.headers.get("content-length")
+    if declared is None or not declared.isdecimal():
+        return
+    size, limit = int(declared), runtime.settings.upload_max_bytes
+    if size > limit:
+        raise too_large(limit, f"this one has {size}")
+    if size == 0:
+        raise empty()
+    local = runtime.objects.local
+    if local is not None and shutil.disk_usage(local).free < size:
+        raise disk_full("the disk of the object store")
+
+
+def too_large(limit: int, found: str) -> ProblemError:
+    return ProblemError(
+        413,
+        "content-too-large",
+        f"an upload may have {limit} bytes at most ({found}); NETWRIGHT_UPLOAD_MAX_BYTES sets it",
+    )
+
+
+def empty() -> ProblemError:
+    return ProblemError(
+        422, "empty-upload", "the body is empty; send an archive of labelled pictures: curl -T flowers.zip …"
+    )
+
+
+async def receive(request: Request, runtime: Runtime) -> tuple[str, int]:
+    """Stream the body into an object; returns its key and size.
+
+    The key is doomed before the first byte is written: whatever happens to this process, the sweep clears up. Raises
+    ProblemError: 413, 422 when empty, 507 when the disk is full. Raises ClientDisconnect when the caller is gone.
+    """
+    key = f"uploads/{new_id('upload')}"
+    limit = runtime.settings.upload_max_bytes
+    await runtime.transact(lambda session: datasets.doom(session, [key], UPLOAD_LASTS_AT_MOST))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        seen = 0
+        async for piece in request.stream():
+            seen += len(piece)
+            if seen > limit:
+                raise too_large(limit, "this one has more")
+            yield piece
+        if seen == 0:
+            raise empty()
+
+    try:
+        return key, await runtime.objects.receive(key, pieces())
+    except BaseException as error:
+        # Also when this task is cancelled: what was written must not wait for two days.
+        await asyncio.shield(runtime.transact(lambda session: datasets.doom(session, [key])))
+        if isinstance(error, ClientDisconnect):
+            log.info("upload.cut_off", key=key)
+        if isinstance(error, OSError | BaseError) and is_disk_full(error):
+            raise disk_full("the disk of the object store") from error
+        raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the object store could not write for want of space; obstore tells some of it in words alone."""
+    return getattr(error, "errno", None) in FULL or any(said in str(error) for said in FULL_SAID)

@@ -1,0 +1,61 @@
+"""Deployments on the wire."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from api.schemas import MODEL_PATTERN, Body, Name, Page, Time, View, example
+
+
+class NewTarget(Body):
+    """A model and its share of the requests. `model` is fixed now: a later version does not take over by itself."""
+
+    model: Annotated[
+        str,
+        Field(
+            max_length=75,
+            json_schema_extra={"pattern": MODEL_PATTERN},
+            description="A model's name (its newest version), name@version, or a version's id.",
+        ),
+    ]
+    weight: Annotated[int, Field(ge=1, le=100)] = Field(100, description="Per cent of the requests; they sum to 100.")
+
+
+Targets = Annotated[list[NewTarget], Field(min_length=1, max_length=10)]
+
+
+class NewDeployment(Body):
+    model_config = example(name="flowers", targets=[{"model": "flowers-1", "weight": 100}])
+
+    name: Name
+    targets: Targets
+
+
+class DeploymentPatch(Body):
+    """What to change; a field left out stays as it is."""
+
+    model_config = example(targets=[{"model": "flowers-1@3", "weight": 90}, {"model": "flowers-2", "weight": 10}])
+
+    targets: Targets | None = None
+    state: Literal["deployed", "undeployed"] | None = None
+
+
+class Target(View):
+    id: str
+    model: str
+    version: int
+    weight: int
+
+
+class Deployment(View):
+    id: str
+    name: str
+    state: Literal["deployed", "undeployed"]
+    targets: list[Target]
+    created_at: Time
+    updated_at: Time
+    links: dict[str, str]
+
+
+class DeploymentPage(Page[Deployment]):
+    pass

@@ -1,0 +1,110 @@
+"""Routes of models: look at, take away, delete."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Response
+from sqlalchemy import select
+
+from api.deps import Editor, Viewer, Work
+from api.models.schemas import Evaluation, Model, ModelPage
+from api.models.views import evaluation_view, model_views
+from api.routing import Route
+from api.schemas import Freed, ModelRef, PageSize, PageToken, VersionNumber
+from store import audit, blobs, models, searches, tables
+from store.errors import NotFoundError
+from store.ids import is_id
+from store.models import REFERENCE
+from store.pages import page
+
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=Route)
+
+
+@router.get("")
+def list_models(
+    work: Work,
+    _: Viewer,
+    search: Annotated[str | None, Query(max_length=63, description="Only what came of this search.")] = None,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+) -> ModelPage:
+    """Every model in its newest version, by name."""
+    statement = select(tables.Model).where(models.is_newest())
+    if search is not None:
+        statement = statement.where(tables.Model.search_id == searches.get(work, search).id)
+    rows, following = page(work, statement, tables.Model.name, page_size, page_token)
+    return ModelPage(items=model_views(work, rows), next_page_token=following)
+
+
+@router.get("/{model}")
+def get_model(model: ModelRef, work: Work, _: Viewer) -> Model:
+    return model_views(work, [models.get(work, model)])[0]
+
+
+@router.get("/{model}/versions")
+def list_model_versions(
+    model: ModelRef, work: Work, _: Viewer, page_size: PageSize = 50, page_token: PageToken = None
+) -> ModelPage:
+    """Every version of a model, newest first."""
+    statement = select(tables.Model).where(tables.Model.name == models.get(work, model).name)
+    rows, following = page(work, statement, tables.Model.number, page_size, page_token, newest_first=True)
+    return ModelPage(items=model_views(work, rows), next_page_token=following)
+
+
+@router.get("/{model}/versions/{version}")
+def get_model_version(model: ModelRef, version: VersionNumber, work: Work, _: Viewer) -> Model:
+    return model_views(work, [models.version(work, models.get(work, model).name, version)])[0]
+
+
+@router.get("/{model}/evaluation")
+def get_model_evaluation(
+    model: ModelRef, work: Work, _: Viewer, split: Literal["validation", "test"] = "test"
+) -> Evaluation:
+    """How it does on pictures it was not trained on: over all, per label, and what it takes for what."""
+    found = models.get(work, model)
+    for evaluation in models.evaluations(work, found):
+        if evaluation.split == split:
+            return evaluation_view(found, evaluation)
+    raise NotFoundError("evaluation", f"of {found.name}@{found.number} on {split}")
+
+
+@router.get(
+    "/{model}/onnx",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The network as ONNX: uint8 pictures in, scores out.",
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+def download_model_onnx(model: ModelRef, work: Work, _: Viewer) -> Response:
+    """Take the network away, to run anywhere."""
+    found = models.get(work, model)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{found.name}-{found.number}.onnx"',
+        "ETag": f'"{found.onnx_sha256.hex()}"',
+    }
+    content = blobs.get(work, found.onnx_sha256)
+    return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+@router.delete("/{model}")
+def delete_model(model: ModelRef, work: Work, caller: Editor) -> Freed:
+    """Delete a model: by its name every version, by an id or `name@version` that one."""
+    found = models.get(work, model)
+    whole = not is_id("model", model) and REFERENCE.match(model) is None
+    doomed = models.versions(work, found.name) if whole else [found]
+    freed = sum(models.delete(work, version) for version in doomed)
+    details = {"name": found.name, "versions": [version.number for version in doomed], "freed_bytes": freed}
+    audit.note(work, caller.id, "model.delete", found.id, details)
+    return Freed(freed_bytes=freed)
+
+
+@router.delete("/{model}/versions/{version}")
+def delete_model_version(model: ModelRef, version: VersionNumber, work: Work, caller: Editor) -> Freed:
+    """Delete one version."""
+    found = models.version(work, models.get(work, model).name, version)
+    freed = models.delete(work, found)
+    details = {"name": found.name, "versions": [found.number], "freed_bytes": freed}
+    audit.note(work, caller.id, "model.delete", found.id, details)
+    return Freed(freed_bytes=freed)

@@ -1,0 +1,47 @@
+"""Models on the wire."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from api.schemas import Page, Time, View
+
+
+class Model(View):
+    id: str
+    name: str
+    version: int
+    search: str | None = Field(description="The id of the search it came of; null once that is deleted.")
+    trial: str | None
+    dataset: str | None = Field(description="The name of the data set; null once that is deleted.")
+    dataset_version: int | None
+    description: str = Field(description="The architecture in words.")
+    genotype: dict[str, Any]
+    preprocessing: dict[str, Any]
+    labels: list[str] = Field(description="In the order of the scores.")
+    metrics: dict[str, Any] = Field(description="On the validation split.")
+    params: int
+    flops: int
+    size_bytes: int = Field(description="Of the ONNX file.")
+    onnx_sha256: str
+    parity: float = Field(description="Largest difference of a score between PyTorch and ONNX Runtime.")
+    lineage: dict[str, Any]
+    deployments: list[str] = Field(description="The names that send requests to this version.")
+    created_at: Time
+    links: dict[str, str]
+
+
+class ModelPage(Page[Model]):
+    pass
+
+
+class Evaluation(View):
+    id: str
+    model: str
+    version: int
+    split: Literal["validation", "test"]
+    examples: int
+    metrics: dict[str, Any]
+    per_label: list[dict[str, Any]]
+    confusion: list[Any] = Field(description="Rows: the true label, columns: the predicted one.")
+    created_at: Time

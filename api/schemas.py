@@ -1,0 +1,104 @@
+"""The pieces that requests and answers of all nouns are made of."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import Path, Query
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from store.ids import NAME, NAME_RULE
+from store.pages import MAX_PAGE_SIZE
+
+T = TypeVar("T")
+
+MAX_WAIT_S = 60.0
+REFERENCE_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+MODEL_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[1-9][0-9]{0,8})?$"
+
+
+class Body(BaseModel):
+    """What a caller sends: fields that are not known are refused, and nothing is bent into another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class View(BaseModel):
+    """What a caller is told."""
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC)
+
+
+def _name(value: str) -> str:
+    if NAME.fullmatch(value) is None:
+        raise ValueError(f"must be {NAME_RULE}")
+    return value
+
+
+def _text(value: str) -> str:
+    if "\0" in value or (not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)):
+        raise ValueError("must be text that can be stored: no NUL character, no half of a surrogate pair")
+    return value
+
+
+Time = Annotated[datetime, AfterValidator(_utc)]
+"""RFC 3339, in UTC."""
+
+Name = Annotated[
+    str, AfterValidator(_name), Field(min_length=1, max_length=63, json_schema_extra={"pattern": REFERENCE_PATTERN})
+]
+
+
+Text = Annotated[str, AfterValidator(_text), Field(json_schema_extra={"pattern": "^[^\\u0000]*$"})]
+"""Anything that Postgres can store."""
+
+DatasetRef = Annotated[str, Path(pattern=REFERENCE_PATTERN, description="The data set's id or name.")]
+SearchRef = Annotated[str, Path(pattern=REFERENCE_PATTERN, description="The search's id or name.")]
+TrialRef = Annotated[
+    str, Path(pattern=REFERENCE_PATTERN, description="The trial's id, or its number within the search.")
+]
+ModelRef = Annotated[
+    str,
+    Path(pattern=MODEL_PATTERN, description="A version's id, the model's name (its newest version), or name@version."),
+]
+DeploymentRef = Annotated[str, Path(pattern=REFERENCE_PATTERN, description="The deployment's id or name.")]
+JobRef = Annotated[str, Path(pattern="^jo_[0-9a-f]{32}$", description="The job's id.")]
+KeyRef = Annotated[str, Path(pattern="^ke_[0-9a-f]{32}$", description="The key's id.")]
+VersionNumber = Annotated[int, Path(ge=1, le=2**31 - 1, description="The version's number.")]
+
+Wait = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=MAX_WAIT_S,
+        allow_inf_nan=False,
+        description="Hold the answer back until the end is reached, for this many seconds at most.",
+    ),
+]
+PageSize = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="How many items to list at most.")]
+PageToken = Annotated[
+    str | None, Query(max_length=200, description="The next_page_token of the page before; leave it out to begin.")
+]
+
+
+class Page(View, Generic[T]):
+    """Some items of a list, in order, and how to get those that follow."""
+
+    items: list[T]
+    next_page_token: str | None = Field(description="Null on the last page.")
+
+
+class Freed(View):
+    """What a deletion gave back."""
+
+    freed_bytes: int = Field(description="Bytes that are free once the next sweep has gone by.")
+
+
+def example(**values: Any) -> ConfigDict:
+    """The configuration of a model with an example in the API's description."""
+    return ConfigDict(json_schema_extra={"examples": [values]})
+
+
+def link_to(*parts: str) -> str:
+    return "/" + "/".join(("v1", *parts))

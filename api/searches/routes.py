@@ -1,0 +1,251 @@
+"""Routes of searches: begin, follow, steer, look into."""
+
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy import select
+from sqlalchemy.orm import Session, defer
+
+from api.deps import Editor, Once, Unchanged, Viewer, Work
+from api.events import LastEventId, follow
+from api.openapi import EVENT_STREAM
+from api.routing import Route, revision_tag
+from api.runtime import runtime_of
+from api.schemas import PageSize, PageToken, SearchRef, TrialRef, Wait, link_to
+from api.searches.schemas import (
+    Architecture,
+    Budget,
+    Curve,
+    Front,
+    FrontPoint,
+    NewSearch,
+    Search,
+    SearchPage,
+    Trial,
+    TrialPage,
+)
+from api.searches.views import cost, description, final_state, is_over, read_search, search_view, trial_view
+from search import catalog
+from store import audit, datasets, searches, tables, trials
+from store.pages import page
+from store.states import SearchState, TrialState
+
+router = APIRouter(prefix="/v1/searches", tags=["searches"], route_class=Route)
+
+
+def chosen_options(new: NewSearch) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of space and strategy, defaults filled in: they stand in the row, so that a later release with
+    other defaults does not change what a running search does. Raises OptionError for what the catalogue lacks."""
+    catalog.entry(catalog.OBJECTIVES, new.objective, "objective")
+    space = catalog.entry(catalog.SPACES, new.space, "space")
+    strategy = catalog.entry(catalog.STRATEGIES, new.strategy, "strategy")
+    catalog.check_pair(new.strategy, new.space)
+    return (
+        space.resolve(new.space_options, "space_options"),
+        strategy.resolve(new.strategy_options, "strategy_options"),
+    )
+
+
+@router.post("", status_code=202)
+def create_search(new: NewSearch, work: Work, caller: Editor, _: Once, response: Response) -> Search:
+    """Begin a search. It answers at once; follow it with …/events or `?wait=`."""
+    space_options, strategy_options = chosen_options(new)
+    dataset = datasets.get(work, new.dataset)
+    search = searches.create(
+        work,
+        dataset,
+        datasets.require_version(work, dataset, new.version),
+        name=new.name,
+        objective=new.objective,
+        space=new.space,
+        space_options=space_options,
+        strategy=new.strategy,
+        strategy_options=strategy_options,
+        seed=new.seed,
+        budget_s=new.budget.seconds,
+        budget_trials=new.budget.trials,
+    )
+    audit.note(work, caller.id, "search.create", search.id, {"name": search.name, "dataset": dataset.name})
+    response.headers.update(revision_tag(search.revision) | {"Location": link_to("searches", search.name)})
+    return read_search(work, search)
+
+
+@router.get("")
+def list_searches(
+    work: Work,
+    _: Viewer,
+    state: SearchState | None = None,
+    dataset: Annotated[str | None, Query(max_length=63, description="Only those of this data set.")] = None,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+) -> SearchPage:
+    """All searches, newest first."""
+    statement = select(tables.Search)
+    if state is not None:
+        statement = statement.where(tables.Search.state == state)
+    if dataset is not None:
+        versions = select(tables.DatasetVersion.id).where(
+            tables.DatasetVersion.dataset_id == datasets.get(work, dataset).id
+        )
+        statement = statement.where(tables.Search.version_id.in_(versions))
+    rows, following = page(work, statement, tables.Search.id, page_size, page_token, newest_first=True)
+    overviews = searches.overviews(work, rows)
+    return SearchPage(items=[search_view(row, overviews[row.id]) for row in rows], next_page_token=following)
+
+
+@router.get("/{search}")
+async def get_search(request: Request, search: SearchRef, _: Viewer, response: Response, wait: Wait = 0) -> Search:
+    """A search as it stands; with `?wait=30` as it stands at its end, or in 30 seconds."""
+    runtime = runtime_of(request)
+    await runtime.until(partial(is_over, reference=search), wait, request)
+
+    def read(session: Session) -> tuple[Search, int]:
+        found = searches.get(session, search)
+        return read_search(session, found), found.revision
+
+    view, revision = await runtime.transact(read)
+    response.headers.update(revision_tag(revision))
+    return view
+
+
+@router.get("/{search}/events", response_class=Response, responses=EVENT_STREAM)
+async def follow_search(request: Request, search: SearchRef, _: Viewer, last_event_id: LastEventId = None) -> Response:
+    """Follow a search: `curl -N`. Kinds: search, trial, progress, model, and at last end."""
+    runtime = runtime_of(request)
+    search_id = await runtime.transact(lambda session: searches.get(session, search).id)
+    return await follow(request, search_id, partial(final_state, reference=search_id), last_event_id)
+
+
+@router.get("/{search}/trials")
+def list_trials(
+    search: SearchRef,
+    work: Work,
+    _: Viewer,
+    state: TrialState | None = None,
+    purpose: Literal["floor", "explore", "final"] | None = None,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+) -> TrialPage:
+    """Every network that was tried, in order."""
+    found = searches.get(work, search)
+    statement = select(tables.Trial).where(tables.Trial.search_id == found.id).options(defer(tables.Trial.curve))
+    if state is not None:
+        statement = statement.where(tables.Trial.state == state)
+    if purpose is not None:
+        statement = statement.where(tables.Trial.purpose == purpose)
+    rows, following = page(work, statement, tables.Trial.number, page_size, page_token)
+    return TrialPage(items=[trial_view(found, row) for row in rows], next_page_token=following)
+
+
+@router.get("/{search}/trials/{trial}")
+def get_trial(search: SearchRef, trial: TrialRef, work: Work, _: Viewer) -> Trial:
+    found = searches.get(work, search)
+    return trial_view(found, trials.get(work, found, trial))
+
+
+@router.get("/{search}/trials/{trial}/architecture")
+def get_trial_architecture(search: SearchRef, trial: TrialRef, work: Work, _: Viewer) -> Architecture:
+    """The network: its genotype, what it costs, and in words."""
+    row = trials.get(work, searches.get(work, search), trial)
+    return Architecture(trial=row.id, description=description(row), genotype=row.candidate["genotype"], cost=cost(row))
+
+
+@router.get("/{search}/trials/{trial}/curve")
+def get_trial_curve(search: SearchRef, trial: TrialRef, work: Work, _: Viewer) -> Curve:
+    """How its training went so far."""
+    row = trials.get(work, searches.get(work, search), trial)
+    return Curve(trial=row.id, state=row.state.value, points=row.curve)
+
+
+@router.get("/{search}/front")
+def get_search_front(
+    search: SearchRef,
+    work: Work,
+    _: Viewer,
+    against: Annotated[
+        Literal["params", "flops", "seconds"], Query(alias="cost", description="What to weigh the score against.")
+    ] = "params",
+) -> Front:
+    """The Pareto front: what the best score is at each cost."""
+    found = searches.get(work, search)
+    rated = [
+        (float(price), -row.score, row.number, row)
+        for row in trials.of_search(work, found.id, TrialState.SUCCEEDED)
+        if row.score is not None
+        and (price := row.seconds if against == "seconds" else (row.cost or {}).get(against)) is not None
+    ]
+    items, least = [], float("inf")
+    for price, lost, number, row in sorted(rated, key=lambda point: point[:3]):
+        if lost < least:
+            least = lost
+            items.append(
+                FrontPoint(
+                    trial=row.id,
+                    number=number,
+                    purpose=row.purpose,
+                    description=description(row),
+                    score=-lost,
+                    cost=price,
+                )
+            )
+    return Front(cost=against, items=items)
+
+
+def steered(work: Session, search: tables.Search, caller_id: str, action: str, response: Response) -> Search:
+    audit.note(work, caller_id, f"search.{action}", search.id, {"name": search.name})
+    response.headers.update(revision_tag(search.revision))
+    return read_search(work, search)
+
+
+@router.post("/{search}/pause")
+def pause_search(
+    search: SearchRef, work: Work, caller: Editor, _: Once, unchanged: Unchanged, response: Response
+) -> Search:
+    """Stop after the next checkpoint; the clock stands still."""
+    found = searches.get(work, search, lock=True)
+    unchanged.check(found.revision)
+    searches.pause(work, found)
+    return steered(work, found, caller.id, "pause", response)
+
+
+@router.post("/{search}/resume")
+def resume_search(
+    search: SearchRef, work: Work, caller: Editor, _: Once, unchanged: Unchanged, response: Response
+) -> Search:
+    """Go on where it stood."""
+    found = searches.get(work, search, lock=True)
+    unchanged.check(found.revision)
+    searches.resume(work, found)
+    return steered(work, found, caller.id, "resume", response)
+
+
+@router.post("/{search}/cancel", status_code=202)
+def cancel_search(
+    search: SearchRef, work: Work, caller: Editor, _: Once, unchanged: Unchanged, response: Response
+) -> Search:
+    """Ask for its end: running trials hear it within seconds; the best so far stays."""
+    found = searches.get(work, search, lock=True)
+    unchanged.check(found.revision)
+    searches.request_cancel(work, found)
+    return steered(work, found, caller.id, "cancel", response)
+
+
+@router.post("/{search}/extend")
+def extend_search(
+    search: SearchRef, more: Budget, work: Work, caller: Editor, _: Once, unchanged: Unchanged, response: Response
+) -> Search:
+    """Add to the budget, in the unit it was given in."""
+    found = searches.get(work, search, lock=True)
+    unchanged.check(found.revision)
+    searches.extend(work, found, more.seconds, more.trials)
+    return steered(work, found, caller.id, "extend", response)
+
+
+@router.delete("/{search}", status_code=204)
+def delete_search(search: SearchRef, work: Work, caller: Editor, unchanged: Unchanged) -> None:
+    """Delete an ended search with its trials and events; its models stay."""
+    found = searches.get(work, search, lock=True)
+    unchanged.check(found.revision)
+    searches.delete(work, found)
+    audit.note(work, caller.id, "search.delete", found.id, {"name": found.name})

@@ -1,0 +1,205 @@
+"""Searches and their trials on the wire."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, JsonValue, model_validator
+from pydantic.json_schema import SkipJsonSchema
+
+from api.schemas import REFERENCE_PATTERN, Body, Name, Page, Time, View, example
+from search import catalog
+
+OBJECTIVES: list[JsonValue] = list(catalog.OBJECTIVES)
+SPACES: list[JsonValue] = list(catalog.SPACES)
+STRATEGIES: list[JsonValue] = list(catalog.STRATEGIES)
+SECONDS, TRIALS = catalog.BUDGET.options
+MINUTES_MIN, MINUTES_MAX = SECONDS.minimum / 60, SECONDS.maximum / 60
+TRIALS_MIN, TRIALS_MAX = int(TRIALS.minimum), int(TRIALS.maximum)
+BUDGET_SCHEMA: dict[str, JsonValue] = {
+    "oneOf": [{"required": ["minutes"]}, {"required": ["trials"]}],
+    "examples": [{"minutes": 10}, {"trials": 20}],
+}
+
+
+class Budget(Body):
+    """What a search may spend: minutes of wall-clock, final training included, or trainings (then repeatable)."""
+
+    model_config = ConfigDict(json_schema_extra=BUDGET_SCHEMA)
+
+    minutes: Annotated[float, Field(ge=MINUTES_MIN, le=MINUTES_MAX, allow_inf_nan=False)] | SkipJsonSchema[None] = None
+    trials: Annotated[int, Field(ge=TRIALS_MIN, le=TRIALS_MAX)] | SkipJsonSchema[None] = None
+
+    @model_validator(mode="after")
+    def one_unit(self) -> "Budget":
+        if len(self.model_fields_set) != 1 or (self.minutes is None and self.trials is None):
+            given = "both" if len(self.model_fields_set) == 2 else "neither"
+            raise ValueError(
+                f"give exactly one of minutes ({MINUTES_MIN:g} to {MINUTES_MAX:g}) and trials ({TRIALS_MIN} to "
+                f"{TRIALS_MAX}), not {given}"
+            )
+        return self
+
+    @property
+    def seconds(self) -> float | None:
+        return None if self.minutes is None else self.minutes * 60
+
+
+class NewSearch(Body):
+    model_config = example(
+        dataset="flowers", budget={"minutes": 10}, objective="accuracy", strategy="race", space="stages", seed=0
+    )
+
+    dataset: Annotated[
+        str, Field(max_length=63, json_schema_extra={"pattern": REFERENCE_PATTERN}, description="Its id or name.")
+    ]
+    version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(None, description="The newest when left out.")
+    name: Name | None = Field(None, description="Also of the model that comes of it; made up when left out.")
+    budget: Budget
+    objective: str = Field(catalog.DEFAULT_OBJECTIVE, json_schema_extra={"enum": OBJECTIVES})
+    space: str = Field(catalog.DEFAULT_SPACE, json_schema_extra={"enum": SPACES})
+    space_options: dict[str, Any] = Field({}, description="/v1/limits lists what each space takes.")
+    strategy: str = Field(catalog.DEFAULT_STRATEGY, json_schema_extra={"enum": STRATEGIES})
+    strategy_options: dict[str, Any] = Field({}, description="/v1/limits lists what each strategy takes.")
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+
+
+class BudgetView(View):
+    """One of the two is null."""
+
+    minutes: float | None
+    trials: int | None
+
+
+class DatasetOf(View):
+    id: str
+    name: str
+    version: int
+
+
+class ModelOf(View):
+    id: str
+    name: str
+    version: int
+    link: str
+
+
+class Scored(View):
+    trial: str
+    number: int
+    purpose: str
+    score: float | None = Field(description="The objective on the validation split; higher is better.")
+    description: str | None = Field(description="The architecture in words.")
+
+
+class Best(Scored):
+    model: ModelOf | None = Field(description="What it became; deployable at once, also while the search goes on.")
+
+
+class TrialCounts(View):
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    pruned: int
+
+
+class Search(View):
+    id: str
+    name: str
+    dataset: DatasetOf
+    state: Literal["queued", "running", "paused", "finishing", "succeeded", "failed", "cancelled"]
+    objective: str
+    space: str
+    space_options: dict[str, Any]
+    strategy: str
+    strategy_options: dict[str, Any]
+    seed: int
+    budget: BudgetView
+    spent_s: float = Field(description="Seconds worked: pauses and outages do not count.")
+    trials: TrialCounts
+    best: Best | None = Field(description="The best so far; null until the floor has trained.")
+    floor: Scored | None = Field(description="The fixed network that every search must beat.")
+    model: ModelOf | None
+    cancel_requested: bool
+    error: str | None
+    created_at: Time
+    started_at: Time | None
+    ended_at: Time | None
+    links: dict[str, str]
+
+
+class SearchPage(Page[Search]):
+    pass
+
+
+class TrialError(View):
+    kind: str
+    message: str
+
+
+class Fidelity(View):
+    """What one training may cost: seconds or epochs, and the share of the pictures."""
+
+    seconds: float | None = None
+    epochs: float | None = None
+    side: int | None = None
+    fraction: float = 1.0
+
+
+class Trial(View):
+    id: str
+    number: int
+    purpose: Literal["floor", "explore", "final"]
+    state: Literal["queued", "running", "succeeded", "failed", "pruned"]
+    description: str | None = Field(description="The architecture in words.")
+    genotype: dict[str, Any]
+    fidelity: Fidelity
+    parent: str | None = Field(description="The trial whose architecture this one was made from.")
+    score: float | None = Field(description="The objective on the validation split; higher is better.")
+    metrics: dict[str, Any] | None
+    cost: dict[str, Any] | None = Field(description="params, flops and activations of the architecture.")
+    seconds: float | None = Field(description="Of training.")
+    seed: int
+    attempt: int
+    worker: str | None
+    error: TrialError | None
+    created_at: Time
+    started_at: Time | None
+    ended_at: Time | None
+    links: dict[str, str]
+
+
+class TrialPage(Page[Trial]):
+    pass
+
+
+class Architecture(View):
+    trial: str
+    description: str | None
+    genotype: dict[str, Any]
+    cost: dict[str, Any] | None
+
+
+class Curve(View):
+    """How a training went, point by point."""
+
+    trial: str
+    state: str
+    points: list[dict[str, Any]] = Field(
+        description="fraction (of the schedule, 0 to 1), epoch, seconds, train_loss, score, images_per_s."
+    )
+
+
+class FrontPoint(View):
+    trial: str
+    number: int
+    purpose: str
+    description: str | None
+    score: float
+    cost: float
+
+
+class Front(View):
+    """The trials that no other beats in both score and cost, cheapest first."""
+
+    cost: Literal["params", "flops", "seconds"]
+    items: list[FrontPoint]
