@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from search.space import Genotype, Json
 
+_COMPARABLE = 1.25  # seconds of two trainings may differ by this factor and their scores still compare
+
 
 class Purpose(StrEnum):
     """Why a trial runs: the network every search must beat, a question to the space, or the training that ships."""
@@ -39,6 +41,14 @@ class Fidelity:
             raise ValueError(f"fraction {self.fraction} is not in (0, 1]")
         if self.side is not None and self.side < 1:
             raise ValueError(f"side {self.side} is not a number of pixels; give 1 or more")
+
+    def compares_with(self, other: "Fidelity") -> bool:
+        """Whether scores at these two fidelities say which architecture is better."""
+        if (self.side, self.fraction) != (other.side, other.fraction):
+            return False
+        if self.seconds is not None and other.seconds is not None:
+            return max(self.seconds, other.seconds) <= _COMPARABLE * min(self.seconds, other.seconds)
+        return self.epochs == other.epochs
 
     def to_json(self) -> dict[str, Json]:
         return {"seconds": self.seconds, "epochs": self.epochs, "side": self.side, "fraction": self.fraction}

@@ -54,7 +54,6 @@ _MAX_FAILED_FINALS = 4
 _REFUSALS = 10  # candidates too slow for their time before the strategy counts as having no other
 _TOO_SLOW = 4.0  # so many times slower than would do, by arithmetic, which is only half of what speed depends on
 _LEAST_FINAL_SHARE = 0.04  # of the budget; less time than that cannot better a network that had the rest
-_COMPARABLE = 1.25  # seconds of two trials may differ by this factor and their scores still compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +141,6 @@ def observations(space: Space, done: Sequence[Done]) -> list[Observation]:
     ]
 
 
-def _compare(one: Fidelity, other: Fidelity) -> bool:
-    """Whether scores at these two fidelities say which architecture is better."""
-    if (one.side, one.fraction) != (other.side, other.fraction):
-        return False
-    if one.seconds is not None and other.seconds is not None:
-        return max(one.seconds, other.seconds) <= _COMPARABLE * min(one.seconds, other.seconds)
-    return one.epochs == other.epochs
-
-
 @dataclass(frozen=True, slots=True)
 class _Table:
     """What `plan` was given, and what both kinds of budget read from it."""
@@ -193,7 +183,7 @@ class _Table:
         Without any score at that fidelity whatever succeeded counts; without any success there is the floor, untried.
         """
         tried = [each for each in self.done if each.purpose is not Purpose.FINAL and each.state == "succeeded"]
-        comparable = [each for each in tried if _compare(each.candidate.fidelity, at)] or tried
+        comparable = [each for each in tried if each.candidate.fidelity.compares_with(at)] or tried
         floor = self.floor.digest()
         digests = {each.trial: each.candidate.genotype.digest() for each in comparable}
         comparable.sort(key=lambda each: (-_score(each), digests[each.trial] != floor, digests[each.trial]))
@@ -329,7 +319,7 @@ def schedule(budget_s: float, done: Sequence[Done], devices: int) -> Schedule:
     )  # twice: candidates may be slower than the floor
     explore_s = _settled(round(explore_s, 1), done)
     floor = next((each for each in done if each.purpose is Purpose.FLOOR and each.state == "succeeded"), None)
-    comparable = floor is not None and _compare(floor.candidate.fidelity, Fidelity(seconds=explore_s))
+    comparable = floor is not None and floor.candidate.fidelity.compares_with(Fidelity(seconds=explore_s))
     window_s = until_s - (floor.seconds if floor is not None else 0.0)
     fitting = round(max(1, devices) * window_s / (explore_s + start_s))
     worth_it = fitting >= (1 if comparable else 3)  # else the floor is trained anew beside them, and needs two rivals
@@ -351,7 +341,7 @@ def _settled(explore_s: float, done: Sequence[Done]) -> float:
         usual_s = max(Counter(candidates).items(), key=lambda each: (each[1], each[0]))[0]
         if usual_s <= explore_s <= 2.5 * usual_s:
             return usual_s
-    if floors and _compare(Fidelity(seconds=floors[0]), Fidelity(seconds=explore_s)):
+    if floors and Fidelity(seconds=floors[0]).compares_with(Fidelity(seconds=explore_s)):
         return floors[0]
     return explore_s
 
@@ -407,7 +397,7 @@ def _floor_again(table: _Table, length: Fidelity, work: Sequence[Work]) -> Candi
     digest = table.floor.digest()
     trials = [each.candidate for each in table.done if each.purpose is not Purpose.FINAL]
     trials += [each.candidate for each in [*table.running, *work]]
-    raced = [each for each in trials if each.genotype.digest() == digest and _compare(each.fidelity, length)]
+    raced = [each for each in trials if each.genotype.digest() == digest and each.fidelity.compares_with(length)]
     return None if raced or not table.succeeded(Purpose.FLOOR) else Candidate(table.floor, length)
 
 

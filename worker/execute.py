@@ -201,16 +201,17 @@ def _write_blob(session: Session, sha256: bytes | None, path: Path) -> str | Non
 
 
 def _peers(session: Session, search: Search, trial: Trial) -> list[list[dict[str, Any]]]:
-    """Curves that tell whether the trial is worth finishing: finished ones of its purpose and fidelity.
+    """Curves that tell whether the trial is worth finishing: ended ones of its purpose and a comparable fidelity.
 
     None under a budget in trials, whose result must not depend on how many workers there were.
     """
     if search.budget_trials is not None or trial.purpose != Purpose.EXPLORE.value:
         return []
+    own = Candidate.from_json(trial.candidate).fidelity
     return [
         other.curve
         for other in trials.of_search(session, search.id, TrialState.SUCCEEDED, TrialState.PRUNED)
-        if other.purpose == trial.purpose and other.candidate["fidelity"] == trial.candidate["fidelity"]
+        if other.purpose == trial.purpose and own.compares_with(Candidate.from_json(other.candidate).fidelity)
     ]
 
 
