@@ -59,7 +59,8 @@ class Stop:
     def __init__(self) -> None:
         self.asked = False
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self.ask)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` asks for
+                signal.signal(number, self.ask)
 
     def ask(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
