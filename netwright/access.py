@@ -15,7 +15,7 @@ def database_url(settings: Settings) -> Iterator[str]:
     if settings.database_url is not None:
         yield settings.require_database_url()
     else:
-        with engines.borrow(settings.home) as server:
+        with engines.borrow(settings.home, folder=settings.postgres_bin) as server:
             yield server.url
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -148,7 +149,7 @@ def gpu(_: Settings) -> Finding:
 
 def database(settings: Settings) -> Finding:
     if settings.database_url is None:
-        return embedded(settings, "Postgres", find_postgres_of)
+        return embedded(settings, "Postgres", partial(find_postgres_of, settings.postgres_bin))
     try:
         with psycopg.connect(settings.require_database_url(), connect_timeout=5) as connection:
             version = connection.info.server_version // 10000
@@ -164,7 +165,7 @@ def database(settings: Settings) -> Finding:
 
 def broker(settings: Settings) -> Finding:
     if settings.redis_url is None:
-        return embedded(settings, "Valkey", lambda place: find_valkey(place, None))
+        return embedded(settings, "Valkey", lambda place: find_valkey(place, settings.valkey_bin))
     url = settings.require_redis_url().replace("redis+socket:", "unix:")
     try:
         with redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as client:
@@ -193,8 +194,8 @@ def embedded(settings: Settings, subject: str, find: Callable[[Place], Program])
     return Finding(subject, Verdict.OK, f"embedded, version {program.version} from {program.source}{who}")
 
 
-def find_postgres_of(place: Place) -> Program:
-    return find_postgres(place, None, postgres.written_by(place.root / postgres.NAME))
+def find_postgres_of(folder: Path | None, place: Place) -> Program:
+    return find_postgres(place, folder, postgres.written_by(place.root / postgres.NAME))
 
 
 @contextmanager

@@ -153,9 +153,9 @@ class Embedded:
         self.due = 0.0
         home = settings.home
         if settings.database_url is None:
-            self.starters["postgres"] = lambda: engines.start_postgres(home)
+            self.starters["postgres"] = lambda: engines.start_postgres(home, folder=settings.postgres_bin)
         if settings.redis_url is None:
-            self.starters["valkey"] = lambda: engines.start_valkey(home)
+            self.starters["valkey"] = lambda: engines.start_valkey(home, folder=settings.valkey_bin)
 
     @property
     def servers(self) -> list[Server]:

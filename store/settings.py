@@ -28,6 +28,11 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(None, description="redis://…, rediss://… or redis+socket://…; unset: embedded")
     object_store_url: str | None = Field(None, description="file:///…, s3://…, gs://… or az://…; unset: home/objects")
 
+    postgres_bin: Path | None = Field(None, description="folder of the embedded Postgres's programs; unset: found")
+    valkey_bin: Path | None = Field(
+        None, description="folder of the embedded valkey-server or redis-server; unset: found"
+    )
+
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     log_level: str = "INFO"

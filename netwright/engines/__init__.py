@@ -80,9 +80,9 @@ def start_valkey(home: Path, *, folder: Path | None = None) -> Server:
 
 
 @contextmanager
-def borrow(home: Path) -> Iterator[Server]:
+def borrow(home: Path, *, folder: Path | None = None) -> Iterator[Server]:
     """Postgres for the length of a command: that of a running service is left running, another ends with the command."""
-    server = start_postgres(home)
+    server = start_postgres(home, folder=folder)
     try:
         yield server
     finally:

@@ -43,7 +43,7 @@ def find_postgres(place: Place, folder: Path | None, major: int | None = None) -
 
     folder: a directory with `postgres` and `initdb`, the only one to try when given. Raises EngineError with everything tried.
     """
-    needed = f"version {major}, which the data was written with" if major else f"version {POSTGRES_OLDEST} or newer"
+    needed = f"version {major} (by which the data was written)" if major else f"version {POSTGRES_OLDEST} or newer"
     tried: list[str] = []
     for offer in postgres_offers(folder):
         program = usable(offer, place, tried)
