@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -23,7 +21,7 @@ from starlette.types import Scope
 
 from serve import metrics
 from serve.capacity import Capacity, Room
-from serve.fresh import OutageError
+from serve.fresh import DATABASE_AWAY, OutageError
 from serve.inputs import body_of, parse
 from serve.keys import Keys
 from serve.predictor import Predictor
@@ -203,7 +201,7 @@ async def readyz(request: Request) -> Response:
     try:
         async with asyncio.timeout(READY_S):
             await asyncio.get_running_loop().run_in_executor(service.lookups, ask)
-    except (DBAPIError, PoolTimeoutError, TimeoutError):
+    except (*DATABASE_AWAY, TimeoutError):
         raise OutageError from None
     return _json({"status": "ready"})
 

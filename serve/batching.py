@@ -52,9 +52,9 @@ class Batcher(Generic[T, R]):
         self._woken = False
 
     @property
-    def is_full(self) -> bool:
-        """Whether an item submitted now has to wait for a lane."""
-        return self._running >= self._lanes
+    def is_idle(self) -> bool:
+        """Whether an item submitted now runs at once and alone."""
+        return not self._waiting and self._running < self._lanes
 
     def submit(self, item: T) -> "asyncio.Future[R]":
         """The result of `item`, later. An answer that is set or cancelled before its batch begins is not worked on."""

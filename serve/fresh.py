@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from serve.capacity import busy
@@ -23,6 +23,8 @@ log = structlog.get_logger()
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeoutError)  # unreachable, shut down or saturated
 
 SOFT_S = 0.4
 HARD_S = 0.8
@@ -97,7 +99,7 @@ class Fresh(Generic[K, V]):
         began = time.monotonic()
         try:
             value = await asyncio.get_running_loop().run_in_executor(self._executor, read)
-        except (DBAPIError, PoolTimeoutError) as error:
+        except DATABASE_AWAY as error:
             log.warning("database.unreachable", reason=str(error).split("\n", 1)[0])
             raise OutageError from error
         finally:

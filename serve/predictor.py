@@ -65,7 +65,7 @@ class Predictor:
             metrics.IN_WORK.set(self._room.held)
             loaded = await self._runtime.get(version)
             alone = len(ask.pictures) == 1
-            if alone and len(ask.pictures[0]) <= SMALL_BYTES and not loaded.batcher.is_full:
+            if alone and len(ask.pictures[0]) <= SMALL_BYTES and loaded.batcher.is_idle:
                 found = [await self._outcome(loaded, ask.pictures[0])]  # done before a departure could be noticed
             else:
                 async with _while_client_waits(receive):

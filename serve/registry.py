@@ -1,6 +1,7 @@
 """From the name in a URL to the model version that answers this request."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from store.errors import NotFoundError
 from store.states import DeploymentState
 from store.tables import Model
 from web.problems import ProblemError, from_store
+
+REFERENCE = re.compile(r"[A-Za-z0-9._-]{1,63}(@[A-Za-z0-9._-]{1,63})?")
 
 
 class Kind(StrEnum):
@@ -85,9 +88,11 @@ class Registry:
 
     async def route(self, kind: Kind, reference: str) -> Route:
         """Raises ProblemError: 404 for a name that nothing has, 409 for a deployment that is not deployed."""
-        route = await self._routes.get((kind, reference), lambda: self._read(kind, reference))
+        route = None
+        if REFERENCE.fullmatch(reference):  # what cannot be a name costs the database nothing
+            route = await self._routes.get((kind, reference), lambda: self._read(kind, reference))
         if route is None:
-            raise from_store(NotFoundError(kind.value, reference))
+            raise from_store(NotFoundError(kind.value, reference[:100]))
         if not route.deployed:
             raise ProblemError(
                 409,

@@ -11,8 +11,6 @@ import numpy as np
 import onnxruntime
 import structlog
 from numpy.typing import NDArray
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from ingest.errors import UnreadableImageError
 from ingest.limits import Limits
@@ -20,7 +18,7 @@ from ingest.preprocess import Preprocessing, to_array
 from serve import metrics
 from serve.batching import Batcher
 from serve.capacity import KIB, Capacity
-from serve.fresh import OutageError
+from serve.fresh import DATABASE_AWAY, OutageError
 from serve.registry import Version
 from store.errors import CorruptBlobError
 from web.problems import ProblemError
@@ -203,7 +201,7 @@ class Runtime:
             metrics.LOADS.labels("failed").inc()
             log.error("model.unusable", model=version.id, name=version.spoken, reason=error.detail)
             raise
-        except (DBAPIError, PoolTimeoutError) as error:
+        except DATABASE_AWAY as error:
             raise OutageError from error
         finally:
             del self._loading[version.id]

@@ -1,0 +1,191 @@
+"""What is changed in the rows is what is answered a moment later, and no request is lost on the way."""
+
+import threading
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from sqlalchemy import Engine, event, text
+
+from store import deployments, keys, models
+from store.keys import Role
+from store.states import DeploymentState
+from tests.serve.conftest import Serving, Store, eventually
+from tests.serve.networks import colour_network, picture
+
+URL = "/v1/deployments/colours/predict"
+SEEN_S = 1.3  # a second, and what a busy machine adds
+
+
+def status(client: httpx.Client, url: str = URL) -> int:
+    return client.post(url, content=picture()).status_code
+
+
+def model_of(client: httpx.Client, url: str = URL, request_id: str = "r") -> str:
+    answer = client.post(url, content=picture(), headers={"X-Request-ID": request_id})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["model"]["id"])
+
+
+def test_a_deployment_that_is_pointed_elsewhere_answers_from_there_within_a_second(
+    store: Store, serving: Serving
+) -> None:
+    old, new = store.model(), store.model(onnx=colour_network(turn=1))
+    store.deploy("colours", old)
+    with serving() as client:
+        assert model_of(client) == old
+        store.retarget("colours", new)
+        eventually(lambda: model_of(client) == new, SEEN_S)
+        answer = client.post(URL, content=picture("red")).json()
+    assert answer["predictions"][0]["label"] == "green"
+    assert answer["model"]["version"] == 2
+
+
+def test_undeployed_deployed_deleted_and_made_anew_each_within_a_second(store: Store, serving: Serving) -> None:
+    model = store.model()
+    store.deploy("colours", model)
+
+    def move(to: DeploymentState) -> None:
+        with store.sessions.begin() as session:
+            deployments.move(session, deployments.get(session, "colours"), to)
+
+    with serving() as client:
+        assert status(client) == 200
+        move(DeploymentState.UNDEPLOYED)
+        eventually(lambda: status(client) == 409, SEEN_S)
+        move(DeploymentState.DEPLOYED)
+        eventually(lambda: status(client) == 200, SEEN_S)
+        with store.sessions.begin() as session:
+            deployments.delete(session, deployments.get(session, "colours"))
+        eventually(lambda: status(client) == 404, SEEN_S)
+        store.deploy("colours", model)
+        eventually(lambda: status(client) == 200, SEEN_S)
+
+
+def test_a_models_name_is_its_newest_version_and_a_deleted_version_is_gone_within_a_second(
+    store: Store, serving: Serving
+) -> None:
+    first = store.model("flowers")
+    with serving() as client:
+        assert model_of(client, "/v1/models/flowers/predict") == first
+        second = store.model("flowers")
+        eventually(lambda: model_of(client, "/v1/models/flowers/predict") == second, SEEN_S)
+        assert model_of(client, "/v1/models/flowers@1/predict") == first
+        assert model_of(client, f"/v1/models/{first}/predict") == first
+        with store.sessions.begin() as session:
+            models.delete(session, models.get(session, first))
+        eventually(lambda: status(client, "/v1/models/flowers@1/predict") == 404, SEEN_S)
+        assert model_of(client, "/v1/models/flowers/predict") == second
+
+
+def test_weights_split_the_requests_and_a_request_id_always_meets_the_same_model(
+    store: Store, serving: Serving
+) -> None:
+    champion, challenger = store.model(), store.model()
+    store.deploy("colours", (champion, 80), (challenger, 20))
+    with serving() as client:
+        first = {number: model_of(client, request_id=f"request-{number}") for number in range(400)}
+        again = {number: model_of(client, request_id=f"request-{number}") for number in range(0, 400, 10)}
+    assert 50 <= Counter(first.values())[challenger] <= 110  # 80 expected, 8 of them one standard deviation
+    assert all(first[number] == model for number, model in again.items())
+
+
+def test_switching_models_under_load_loses_no_request(store: Store, serving: Serving) -> None:
+    versions = [store.model(onnx=colour_network(turn=turn)) for turn in (0, 1)]
+    expected = {versions[0]: "red", versions[1]: "green"}
+    store.deploy("colours", versions[0])
+    stop = threading.Event()
+    outcomes: Counter[str] = Counter()
+    wrong: list[str] = []
+
+    def hammer(client: httpx.Client) -> None:
+        while not stop.is_set():
+            answer = client.post(URL, content=picture("red"))
+            if answer.status_code != 200:
+                wrong.append(answer.text)
+                continue
+            reply = answer.json()
+            outcomes[reply["model"]["id"]] += 1
+            if reply["predictions"][0]["label"] != expected[reply["model"]["id"]]:
+                wrong.append(answer.text)
+
+    with serving() as client:
+        threads = [threading.Thread(target=hammer, args=(client,)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for turn in range(6):
+            time.sleep(0.3)
+            store.retarget("colours", versions[(turn + 1) % 2])
+        time.sleep(0.3)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    assert min(outcomes[version] for version in versions) > 20
+
+
+def test_a_revoked_key_opens_nothing_within_two_seconds_and_an_expired_one_at_once(
+    store: Store, serving: Serving
+) -> None:
+    store.deploy("colours", store.model())
+    key, secret = store.key(Role.VIEWER)
+    _, short = store.key(expires_at=datetime.now(UTC) + timedelta(seconds=1.5))
+    _, over = store.key(expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    with serving() as client:
+
+        def status_with(secret: str) -> int:
+            return client.post(URL, content=picture(), headers={"Authorization": f"Bearer {secret}"}).status_code
+
+        assert status_with(over) == 401
+        assert status_with(short) == status_with(secret) == 200
+        with store.sessions.begin() as session:
+            keys.revoke_key(session, key)
+        eventually(lambda: status_with(secret) == 401, 2)
+        eventually(lambda: status_with(short) == 401, 2)
+        made_later = store.key()[1]
+        assert status_with(made_later) == 200
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_every_role_may_predict_and_the_keys_use_is_noted(store: Store, serving: Serving, role: Role) -> None:
+    store.deploy("colours", store.model())
+    key, secret = store.key(role)
+    with serving() as client:
+        client.headers.pop("Authorization")
+        assert client.post(URL, content=picture(), headers={"X-API-Key": secret}).status_code == 200
+    with store.sessions() as session:
+        assert session.scalar(text("SELECT last_used_at FROM api_keys WHERE id = :id"), {"id": key}) is not None
+
+
+def test_predictions_ask_the_database_a_few_times_a_second_whatever_the_load(store: Store, serving: Serving) -> None:
+    store.deploy("colours", store.model())
+    begun: list[object] = []
+    with serving() as client:
+        status(client)
+        count = begun.append  # one object, by which it is removed again
+        event.listen(Engine, "begin", count)
+        try:
+            began = time.monotonic()
+            for _ in range(300):
+                assert status(client) == 200
+            seconds = time.monotonic() - began
+        finally:
+            event.remove(Engine, "begin", count)
+    assert len(begun) < 5 + 6 * seconds  # the key and the route, each every 0.4 s
+
+
+def test_health_readiness_and_metrics_need_no_key(store: Store, serving: Serving) -> None:
+    store.deploy("colours", store.model())
+    with serving() as client:
+        status(client)
+        status(client, "/v1/deployments/made-up/predict")
+        client.headers.pop("Authorization")
+        assert client.get("/healthz").json() == {"status": "ok"}
+        assert client.get("/readyz").json() == {"status": "ready"}
+        metrics = client.get("/metrics").text
+    assert 'netwright_predict_requests_total{status="200",target="deployment/colours"}' in metrics
+    assert 'netwright_predict_latency_seconds_count{target="deployment/colours"}' in metrics
+    assert "netwright_models_loaded 1.0" in metrics
+    assert "made-up" not in metrics
