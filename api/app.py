@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
-        exception_handlers=HANDLERS,
+        exception_handlers=HANDLERS,  # type: ignore[arg-type]  # says dict of coroutines; a mapping of awaitables does
         middleware=[Middleware(RequestIds), Middleware(Envelope, metrics=metrics)],
     )
     for router in (

@@ -1,5 +1,6 @@
 """The pieces that requests and answers of all nouns are made of."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -14,6 +15,7 @@ T = TypeVar("T")
 MAX_WAIT_S = 60.0
 REFERENCE_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 MODEL_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[1-9][0-9]{0,8})?$"
+REFERENCE = re.compile(MODEL_PATTERN)
 
 
 class Body(BaseModel):
@@ -42,6 +44,18 @@ def _text(value: str) -> str:
     return value
 
 
+def _reference(value: str) -> str:
+    if REFERENCE.fullmatch(value) is None:
+        raise ValueError("must be an id or a name")
+    return value
+
+
+def never_null(schema: dict[str, Any]) -> None:
+    """For a field that may be left out but not be null: what Pydantic cannot say of an optional field."""
+    schema |= schema.pop("anyOf")[0]
+    del schema["default"]
+
+
 Time = Annotated[datetime, AfterValidator(_utc)]
 """RFC 3339, in UTC."""
 
@@ -49,6 +63,11 @@ Name = Annotated[
     str, AfterValidator(_name), Field(min_length=1, max_length=63, json_schema_extra={"pattern": REFERENCE_PATTERN})
 ]
 
+
+Reference = Annotated[
+    str, AfterValidator(_reference), Field(max_length=75, json_schema_extra={"pattern": MODEL_PATTERN})
+]
+"""An id or a name, in a body or a query; of a model also name@version."""
 
 Text = Annotated[str, AfterValidator(_text), Field(json_schema_extra={"pattern": "^[^\\u0000]*$"})]
 """Anything that Postgres can store."""

@@ -13,7 +13,6 @@ from api.schemas import DeploymentRef, PageSize, PageToken, link_to
 from store import audit, deployments, tables
 from store.pages import page
 from store.states import DeploymentState
-from web.problems import Fault, invalid
 
 router = APIRouter(prefix="/v1/deployments", tags=["deployments"], route_class=Route)
 
@@ -75,8 +74,6 @@ def update_deployment(
     response: Response,
 ) -> Deployment:
     """Point it at other models, undeploy it or deploy it again: at once, without a failed request."""
-    if not patch.model_fields_set:
-        raise invalid([Fault("", "nothing to change; accepted: targets, state")])
     found = deployments.get(work, deployment, lock=True)
     unchanged.check(found.revision)
     if patch.targets is not None:

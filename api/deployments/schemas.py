@@ -2,22 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from api.schemas import MODEL_PATTERN, Body, Name, Page, Time, View, example
+from api.schemas import Body, Name, Page, Reference, Time, View, example, never_null
 
 
 class NewTarget(Body):
     """A model and its share of the requests. `model` is fixed now: a later version does not take over by itself."""
 
-    model: Annotated[
-        str,
-        Field(
-            max_length=75,
-            json_schema_extra={"pattern": MODEL_PATTERN},
-            description="A model's name (its newest version), name@version, or a version's id.",
-        ),
-    ]
+    model: Reference = Field(description="A model's name (its newest version), name@version, or a version's id.")
     weight: Annotated[int, Field(ge=1, le=100)] = Field(100, description="Per cent of the requests; they sum to 100.")
 
 
@@ -36,8 +29,14 @@ class DeploymentPatch(Body):
 
     model_config = example(targets=[{"model": "flowers-1@3", "weight": 90}, {"model": "flowers-2", "weight": 10}])
 
-    targets: Targets | None = None
-    state: Literal["deployed", "undeployed"] | None = None
+    targets: Targets | None = Field(None, json_schema_extra=never_null)
+    state: Literal["deployed", "undeployed"] | None = Field(None, json_schema_extra=never_null)
+
+    @model_validator(mode="after")
+    def something(self) -> "DeploymentPatch":
+        if not self.model_fields_set or any(getattr(self, name) is None for name in self.model_fields_set):
+            raise ValueError("nothing to change; accepted: targets, state, neither of them null")
+        return self
 
 
 class Target(View):

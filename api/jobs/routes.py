@@ -14,7 +14,7 @@ from api.jobs.views import final_state, is_over, job_view
 from api.openapi import EVENT_STREAM
 from api.routing import Route
 from api.runtime import runtime_of
-from api.schemas import JobRef, PageSize, PageToken, Wait
+from api.schemas import JobRef, PageSize, PageToken, Reference, Wait
 from store import audit, datasets, jobs, tables
 from store.pages import page
 from store.states import JobState
@@ -28,7 +28,7 @@ def list_jobs(
     _: Viewer,
     state: JobState | None = None,
     kind: Literal["import", "evaluation", "export", "batch_prediction"] | None = None,
-    dataset: Annotated[str | None, Query(max_length=63, description="Only those of this data set.")] = None,
+    dataset: Annotated[Reference | None, Query(description="Only those of this data set.")] = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> JobPage:

@@ -9,7 +9,7 @@ from api.deps import Editor, Viewer, Work
 from api.models.schemas import Evaluation, Model, ModelPage
 from api.models.views import evaluation_view, model_views
 from api.routing import Route
-from api.schemas import Freed, ModelRef, PageSize, PageToken, VersionNumber
+from api.schemas import Freed, ModelRef, PageSize, PageToken, Reference, VersionNumber
 from store import audit, blobs, models, searches, tables
 from store.errors import NotFoundError
 from store.ids import is_id
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=Route)
 def list_models(
     work: Work,
     _: Viewer,
-    search: Annotated[str | None, Query(max_length=63, description="Only what came of this search.")] = None,
+    search: Annotated[Reference | None, Query(description="Only what came of this search.")] = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> ModelPage:

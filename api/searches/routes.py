@@ -12,7 +12,7 @@ from api.events import LastEventId, follow
 from api.openapi import EVENT_STREAM
 from api.routing import Route, revision_tag
 from api.runtime import runtime_of
-from api.schemas import PageSize, PageToken, SearchRef, TrialRef, Wait, link_to
+from api.schemas import PageSize, PageToken, Reference, SearchRef, TrialRef, Wait, link_to
 from api.searches.schemas import (
     Architecture,
     Budget,
@@ -76,7 +76,7 @@ def list_searches(
     work: Work,
     _: Viewer,
     state: SearchState | None = None,
-    dataset: Annotated[str | None, Query(max_length=63, description="Only those of this data set.")] = None,
+    dataset: Annotated[Reference | None, Query(description="Only those of this data set.")] = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> SearchPage:

@@ -3,9 +3,8 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
-from pydantic.json_schema import SkipJsonSchema
 
-from api.schemas import REFERENCE_PATTERN, Body, Name, Page, Time, View, example
+from api.schemas import Body, Name, Page, Reference, Time, View, example, never_null
 from search import catalog
 
 OBJECTIVES: list[JsonValue] = list(catalog.OBJECTIVES)
@@ -25,8 +24,10 @@ class Budget(Body):
 
     model_config = ConfigDict(json_schema_extra=BUDGET_SCHEMA)
 
-    minutes: Annotated[float, Field(ge=MINUTES_MIN, le=MINUTES_MAX, allow_inf_nan=False)] | SkipJsonSchema[None] = None
-    trials: Annotated[int, Field(ge=TRIALS_MIN, le=TRIALS_MAX)] | SkipJsonSchema[None] = None
+    minutes: Annotated[float | None, Field(ge=MINUTES_MIN, le=MINUTES_MAX, allow_inf_nan=False)] = Field(
+        None, json_schema_extra=never_null
+    )
+    trials: Annotated[int | None, Field(ge=TRIALS_MIN, le=TRIALS_MAX)] = Field(None, json_schema_extra=never_null)
 
     @model_validator(mode="after")
     def one_unit(self) -> "Budget":
@@ -48,9 +49,7 @@ class NewSearch(Body):
         dataset="flowers", budget={"minutes": 10}, objective="accuracy", strategy="race", space="stages", seed=0
     )
 
-    dataset: Annotated[
-        str, Field(max_length=63, json_schema_extra={"pattern": REFERENCE_PATTERN}, description="Its id or name.")
-    ]
+    dataset: Reference = Field(description="Its id or name.")
     version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(None, description="The newest when left out.")
     name: Name | None = Field(None, description="Also of the model that comes of it; made up when left out.")
     budget: Budget

@@ -1,0 +1,234 @@
+"""Searches over HTTP: begun, steered, looked into."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+
+from store.states import SearchState
+from store.tables import AuditEntry, Search
+from tests.api.world import World
+
+NEW = {"dataset": "pets", "budget": {"minutes": 10}}
+
+
+def test_a_search_begins_with_defaults_and_says_where_to_look(client: TestClient, world: World) -> None:
+    dataset = world.dataset()
+    answer = client.post("/v1/searches", json=NEW)
+    assert answer.status_code == 202
+    search = answer.json()
+    assert answer.headers["location"] == "/v1/searches/pets-1" == search["links"]["self"]
+    assert search["dataset"] == {"id": dataset.id, "name": "pets", "version": 1}
+    assert search["budget"] == {"minutes": 10.0, "trials": None}
+    assert (search["state"], search["objective"], search["strategy"], search["space"], search["seed"]) == (
+        "queued", "accuracy", "race", "stages", 0,
+    )  # fmt: skip
+    assert search["strategy_options"] == {"novelty": 0.2, "elite": 3}
+    assert (search["best"], search["floor"], search["model"], search["spent_s"]) == (None, None, None, 0)
+    assert search["trials"] == {"queued": 0, "running": 0, "succeeded": 0, "failed": 0, "pruned": 0}
+    assert client.get(f"/v1/searches/{search['id']}").json() == search
+    assert client.post("/v1/searches", json=NEW).json()["name"] == "pets-2"
+
+
+def test_every_choice_arrives_in_the_row(client: TestClient, world: World) -> None:
+    world.dataset()
+    wish = {
+        "dataset": "pets", "version": 1, "name": "wide", "budget": {"trials": 7}, "objective": "macro_f1",
+        "space": "cell", "space_options": {"blocks": 3}, "strategy": "evolution",
+        "strategy_options": {"population": 4, "sample": 2}, "seed": 11,
+    }  # fmt: skip
+    assert client.post("/v1/searches", json=wish).status_code == 202
+    row: Search = world.run(lambda session: session.scalars(select(Search)).one())
+    assert (row.name, row.budget_s, row.budget_trials, row.objective, row.seed) == ("wide", None, 7, "macro_f1", 11)
+    assert (row.space_options["blocks"], row.space_options["cells"]) == (3, 1)
+    assert row.strategy_options == {"population": 4, "sample": 2}
+
+
+def test_a_finished_search_shows_its_winner_the_floor_and_every_trial(client: TestClient, world: World) -> None:
+    world.dataset()
+    model = world.finished()
+    search = client.get("/v1/searches/hunt").json()
+    assert (search["state"], search["trials"]["succeeded"], search["trials"]["failed"]) == ("succeeded", 2, 1)
+    assert (search["best"]["score"], search["floor"]["score"]) == (0.9, 0.8)
+    assert search["best"]["description"] == "a network of 800 weights"
+    assert search["best"]["model"]["id"] == model.id == search["model"]["id"]
+    assert client.get(search["model"]["link"]).json()["version"] == 2
+    trials = client.get(search["links"]["trials"]).json()["items"]
+    assert [(trial["number"], trial["purpose"], trial["state"]) for trial in trials] == [
+        (1, "floor", "succeeded"), (2, "explore", "failed"), (3, "final", "succeeded"),
+    ]  # fmt: skip
+    assert trials[1]["error"] == {"kind": "diverged", "message": "NaN"}
+    assert trials[2]["cost"] == {"params": 800, "flops": 1600}
+    assert [item["number"] for item in client.get("/v1/searches/hunt/trials?state=failed").json()["items"]] == [2]
+    assert [item["number"] for item in client.get("/v1/searches/hunt/trials?purpose=floor").json()["items"]] == [1]
+    assert client.get(trials[0]["links"]["self"]).json() == trials[0]
+    assert client.get(f"/v1/searches/hunt/trials/{trials[0]['id']}").json() == trials[0]
+    assert client.get(trials[0]["links"]["curve"]).json()["points"] == [{"fraction": 1.0, "score": 0.8}]
+    architecture = client.get(trials[0]["links"]["architecture"]).json()
+    assert architecture["genotype"] == {"space": "stages", "document": {}}
+    for nowhere in ("0", "4", "tr_0197c1d2e3f47a5b8c6d7e8f90a1b2c3", "x"):
+        assert client.get(f"/v1/searches/hunt/trials/{nowhere}").status_code == 404
+
+
+def test_the_front_holds_what_no_other_trial_beats(client: TestClient, world: World) -> None:
+    world.dataset()
+    world.search()
+    world.move("hunt", SearchState.RUNNING)
+    for score, params in [(0.8, 500), (0.7, 100), (0.75, 600), (0.9, 800), (0.8, 700), (None, 1)]:
+        world.trial("hunt", score, params)
+    front = client.get("/v1/searches/hunt/front").json()
+    assert [(point["cost"], point["score"]) for point in front["items"]] == [(100, 0.7), (500, 0.8), (800, 0.9)]
+    assert client.get("/v1/searches/hunt/front?cost=flops").json()["items"][0]["cost"] == 200
+    assert len(client.get("/v1/searches/hunt/front?cost=seconds").json()["items"]) == 1
+    assert client.get("/v1/searches/hunt/front?cost=beauty").status_code == 422
+
+
+def test_a_search_is_paused_resumed_extended_cancelled_and_deleted(client: TestClient, world: World) -> None:
+    world.dataset()
+    world.search()
+    world.move("hunt", SearchState.RUNNING)
+    assert client.post("/v1/searches/hunt/resume").status_code == 409
+    assert client.post("/v1/searches/hunt/pause").json()["state"] == "paused"
+    assert client.post("/v1/searches/hunt/pause").status_code == 409
+    assert client.post("/v1/searches/hunt/resume").json()["state"] == "running"
+    assert client.post("/v1/searches/hunt/extend", json={"minutes": 5}).json()["budget"]["minutes"] == 15
+    other = client.post("/v1/searches/hunt/extend", json={"trials": 5})
+    assert other.status_code == 422
+    assert "in minutes" in other.json()["detail"]
+    assert client.delete("/v1/searches/hunt").status_code == 409
+    cancelled = client.post("/v1/searches/hunt/cancel")
+    assert (cancelled.status_code, cancelled.json()["cancel_requested"]) == (202, True)
+    assert client.post("/v1/searches/hunt/extend", json={"minutes": 5}).status_code == 409
+    world.move("hunt", SearchState.CANCELLED)
+    assert client.post("/v1/searches/hunt/cancel").status_code == 409
+    assert client.delete("/v1/searches/hunt").status_code == 204
+    assert client.get("/v1/searches/hunt").status_code == 404
+    actions = world.run(lambda session: session.scalars(select(AuditEntry.action).order_by(AuditEntry.number)).all())
+    assert actions == [f"search.{name}" for name in ("pause", "resume", "extend", "cancel", "delete")]
+
+
+@pytest.mark.parametrize(
+    ("budget", "field", "said"),
+    [
+        ({"minutes": 0}, "budget.minutes", "0.5"),
+        ({"minutes": -1}, "budget.minutes", "0.5"),
+        ({"minutes": 1e9}, "budget.minutes", "43200"),
+        ({"minutes": float("nan")}, "budget.minutes", "finite"),
+        ({"minutes": float("inf")}, "budget.minutes", "finite"),
+        ({"minutes": "10"}, "budget.minutes", "number"),
+        ({"minutes": True}, "budget.minutes", "number"),
+        ({"minutes": None}, "budget", "exactly one of minutes"),
+        ({"trials": 0}, "budget.trials", "1"),
+        ({"trials": -1}, "budget.trials", "1"),
+        ({"trials": 10**9}, "budget.trials", "100000"),
+        ({"trials": 10**40}, "budget.trials", "100000"),
+        ({"trials": 2.5}, "budget.trials", "integer"),
+        ({"minutes": 1, "trials": 1}, "budget", "not both"),
+        ({}, "budget", "not neither"),
+        ({"hours": 1}, "budget.hours", "accepted: minutes, trials"),
+        (10, "budget", "dictionary"),
+        (None, "budget", "dictionary"),
+    ],
+)
+def test_a_budget_that_is_none_is_refused_with_what_is_accepted(
+    client: TestClient, world: World, budget: Any, field: str, said: str
+) -> None:
+    world.dataset()
+    world.search()
+    body = {"dataset": "pets", "budget": budget}
+    answer = client.post("/v1/searches", content=_json(body), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    fault = next(fault for fault in answer.json()["errors"] if fault["field"] == field)
+    assert said in fault["message"]
+    assert len(client.get("/v1/searches").json()["items"]) == 1
+
+
+def _json(value: Any) -> bytes:
+    import json
+
+    return json.dumps(value).encode()  # with NaN and Infinity as they are: clients send such
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field", "said"),
+    [
+        ({"strategy": "magic"}, "strategy", "race, random, evolution"),
+        ({"space": "outer"}, "space", "stages, cell"),
+        ({"objective": "beauty"}, "objective", "accuracy, balanced_accuracy, macro_f1, log_loss"),
+        ({"strategy_options": {"population": 3}}, "strategy_options.population", "novelty, elite"),
+        ({"strategy_options": {"elite": 0}}, "strategy_options.elite", "between 1 and 100"),
+        ({"strategy_options": {"elite": [1]}}, "strategy_options.elite", "whole number"),
+        ({"space_options": {"blocks": 3}}, "space_options.blocks", "it takes none"),
+        ({"space": "cell", "space_options": {"ops": {"a": 1}}}, "space_options.ops", "fast, enas, pnas, nasnet"),
+        ({"seed": -1}, "seed", "greater than or equal to 0"),
+        ({"seed": 10**30}, "seed", "2147483647"),
+        ({"version": 0}, "version", "greater than or equal to 1"),
+        ({"name": "a b"}, "name", "letters, digits"),
+        ({"name": "a\0b"}, "name", "letters, digits"),
+        ({"name": "name\n"}, "name", "letters, digits"),
+        ({"name": "Ünïcode"}, "name", "letters, digits"),
+        ({"name": "se_0197c1d2e3f47a5b8c6d7e8f90a1b2c3"}, "name", "form of an id"),
+        ({"colour": "red"}, "colour", "accepted: dataset, version, name, budget"),
+        ({"dataset": 7}, "dataset", "string"),
+    ],
+)
+def test_a_wrong_choice_is_refused_with_field_and_what_is_accepted(
+    client: TestClient, world: World, wrong: dict[str, Any], field: str, said: str
+) -> None:
+    world.dataset()
+    answer = client.post("/v1/searches", json=NEW | wrong)
+    assert answer.status_code == 422
+    fault = next(fault for fault in answer.json()["errors"] if fault["field"] == field)
+    assert said in fault["message"]
+
+
+def test_a_search_on_nothing_is_refused(client: TestClient, world: World) -> None:
+    assert client.post("/v1/searches", json=NEW).status_code == 404
+    client.post("/v1/datasets", json={"name": "pets"})
+    empty = client.post("/v1/searches", json=NEW)
+    assert empty.status_code == 409
+    assert "has no examples yet" in empty.json()["detail"]
+    world.dataset("cats")
+    assert client.post("/v1/searches", json=NEW | {"dataset": "cats", "version": 2}).status_code == 404
+    for odd in ("\0", "\ud800", "a/b", "", "x" * 64):
+        assert client.post("/v1/searches", content=_json(NEW | {"dataset": odd}),
+                           headers={"Content-Type": "application/json"}).status_code in (404, 422)  # fmt: skip
+
+
+def test_one_of_many_searches_of_one_name_begins(client: TestClient, world: World) -> None:
+    world.dataset()
+    with ThreadPoolExecutor(6) as pool:
+        named = list(pool.map(lambda _: client.post("/v1/searches", json=NEW | {"name": "only"}), range(6)))
+        unnamed = list(pool.map(lambda _: client.post("/v1/searches", json=NEW), range(6)))
+    assert sorted(answer.status_code for answer in named) == [202] + [409] * 5
+    assert {answer.json()["name"] for answer in unnamed} == {f"pets-{number}" for number in range(1, 7)}
+
+
+def test_a_cancelled_search_ends_the_wait(client: TestClient, world: World) -> None:
+    world.dataset()
+    world.search()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.get, "/v1/searches/hunt?wait=20")
+        client.post("/v1/searches/hunt/cancel")
+        world.move("hunt", SearchState.CANCELLED)
+        assert waiting.result(10).json()["state"] == "cancelled"
+    for wait in ("-1", "61", "nan", "x", "1e999"):
+        assert client.get(f"/v1/searches/hunt?wait={wait}").status_code == 422
+
+
+def test_searches_are_listed_by_state_and_data_set(client: TestClient, world: World) -> None:
+    world.dataset()
+    world.dataset("cars")
+    world.search("a")
+    world.search("b", "cars")
+    world.move("b", SearchState.RUNNING)
+
+    def names(query: str) -> list[str]:
+        return [item["name"] for item in client.get(f"/v1/searches{query}").json()["items"]]
+
+    assert names("") == ["b", "a"]
+    assert names("?state=running") == ["b"] == names("?dataset=cars")
+    assert client.get("/v1/searches?dataset=none").status_code == 404
+    assert client.get("/v1/searches?state=odd").status_code == 422
