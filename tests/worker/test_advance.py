@@ -1,0 +1,170 @@
+"""Turns of a search, each one transaction."""
+
+import pytest
+from sqlalchemy import select, update
+
+from store import jobs, searches, trials, workers
+from store.states import JobState, SearchState, TrialState
+from store.tables import Evaluation, Job, Search, Trial, Worker
+from tests.worker.conftest import WORKER, new_search
+from worker import advance
+from worker.advance import take_turn
+from worker.context import Context
+
+
+def search_of(context: Context, search_id: str) -> Search:
+    with context.sessions() as session:
+        return session.get_one(Search, search_id)
+
+
+def trials_of(context: Context, search_id: str) -> list[Trial]:
+    with context.sessions() as session:
+        return list(trials.of_search(session, search_id))
+
+
+def end_trials(context: Context, search_id: str, to: TrialState, **values: object) -> None:
+    """As a worker would: claim and settle whatever is queued."""
+    with context.sessions.begin() as session:
+        for trial in trials.of_search(session, search_id, TrialState.QUEUED):
+            held = trials.claim(session, trial.id, WORKER, 15)
+            assert held is not None
+            trials.settle(session, trial.id, held.attempt, to, **values)
+
+
+def test_a_search_waits_for_a_worker_that_knows_its_speed(context: Context) -> None:
+    with context.sessions.begin() as session:
+        session.query(Worker).delete()
+    search_id = new_search(context)
+    take_turn(context, search_id)
+    assert search_of(context, search_id).state is SearchState.QUEUED
+    assert not trials_of(context, search_id)
+
+
+def test_the_first_turn_plans_the_floor(context: Context) -> None:
+    search_id = new_search(context)
+    take_turn(context, search_id)
+    assert search_of(context, search_id).state is SearchState.RUNNING
+    (trial,) = trials_of(context, search_id)
+    assert (trial.purpose, trial.state) == ("floor", TrialState.QUEUED)
+    assert trial.candidate["genotype"] == search_of(context, search_id).floor
+    assert trial.cost is not None
+    assert trial.cost["params"] > 0
+
+
+def test_a_turn_taken_twice_changes_nothing(context: Context) -> None:
+    search_id = new_search(context)
+    take_turn(context, search_id)
+    before = [trial.id for trial in trials_of(context, search_id)]
+    take_turn(context, search_id)
+    assert [trial.id for trial in trials_of(context, search_id)] == before
+
+
+def test_a_crash_in_a_turn_leaves_it_to_be_taken_again(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    search_id = new_search(context)
+    take_turn(context, search_id)
+    end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5, seconds=1.0)
+
+    def crash(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(advance.trials, "insert", crash)
+        with pytest.raises(MemoryError):
+            take_turn(context, search_id)
+    (floor,) = trials_of(context, search_id)
+    assert floor.told_at is None
+    take_turn(context, search_id)
+    floor, *more = trials_of(context, search_id)
+    assert floor.told_at is not None
+    assert more
+
+
+def test_a_state_that_cannot_be_read_is_rebuilt_by_replay(context: Context) -> None:
+    search_id = new_search(context, strategy="evolution", budget_trials=20)
+    for _ in range(3):
+        take_turn(context, search_id)
+        end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5, seconds=1.0)
+    take_turn(context, search_id)
+    whole = search_of(context, search_id).strategy_state
+    with context.sessions.begin() as session:
+        session.execute(update(Search).values(strategy_state={"not": "ours"}))
+    take_turn(context, search_id)
+    rebuilt = search_of(context, search_id).strategy_state
+    assert whole is not None
+    assert rebuilt is not None
+    assert rebuilt.keys() == whole.keys()
+
+
+def test_a_search_whose_every_trial_fails_says_why(context: Context) -> None:
+    search_id = new_search(context)
+    for _ in range(20):
+        take_turn(context, search_id)
+        end_trials(context, search_id, TrialState.FAILED, error={"kind": "diverged", "message": "the loss is NaN"})
+        if search_of(context, search_id).state is SearchState.FAILED:
+            break
+    search = search_of(context, search_id)
+    assert search.state is SearchState.FAILED
+    assert search.error is not None
+    assert "the loss is NaN" in search.error
+
+
+def test_a_cancelled_search_withdraws_what_is_queued(context: Context) -> None:
+    search_id = new_search(context)
+    take_turn(context, search_id)
+    with context.sessions.begin() as session:
+        searches.request_cancel(session, searches.get(session, search_id))
+    take_turn(context, search_id)
+    assert search_of(context, search_id).state is SearchState.CANCELLED
+    assert [trial.state for trial in trials_of(context, search_id)] == [TrialState.PRUNED]
+
+
+def test_a_paused_search_plans_nothing(context: Context) -> None:
+    search_id = new_search(context)
+    with context.sessions.begin() as session:
+        searches.pause(session, searches.get(session, search_id))
+    take_turn(context, search_id)
+    assert not trials_of(context, search_id)
+
+
+def finishing(context: Context) -> str:
+    search_id = new_search(context)
+    with context.sessions.begin() as session:
+        search = searches.get(session, search_id)
+        searches.move(session, search, SearchState.RUNNING)
+        searches.move(session, search, SearchState.FINISHING, model_id="mo_x")
+    take_turn(context, search_id)
+    return search_id
+
+
+def test_the_hand_over_waits_for_the_one_look_at_the_test_pictures(context: Context) -> None:
+    search_id = finishing(context)
+    take_turn(context, search_id)
+    with context.sessions() as session:
+        (job,) = session.scalars(select(Job).where(Job.kind == "evaluation"))
+    assert job.payload == {"model_id": "mo_x", "split": "test", "search_id": search_id}
+    assert search_of(context, search_id).state is SearchState.FINISHING
+    with context.sessions() as session:
+        assert session.scalars(select(Evaluation)).all() == []
+
+
+def test_a_failed_evaluation_fails_the_search_and_names_the_reason(context: Context) -> None:
+    search_id = finishing(context)
+    with context.sessions.begin() as session:
+        (job,) = session.scalars(select(Job).where(Job.kind == "evaluation"))
+        session.execute(update(Job).values(state=JobState.RUNNING, attempt=1, lease_until=job.created_at))
+        jobs.finish(session, job.id, 1, JobState.FAILED, error={"kind": "bug", "message": "no such file"})
+    take_turn(context, search_id)
+    search = search_of(context, search_id)
+    assert search.state is SearchState.FAILED
+    assert search.error is not None
+    assert "no such file" in search.error
+
+
+def test_a_plan_is_made_for_the_devices_that_are_there(context: Context) -> None:
+    with context.sessions.begin() as session:
+        workers.describe(session, "trial@there", ["trial"], {"flops_per_s": 10e9})
+    search_id = new_search(context, budget_trials=10)
+    take_turn(context, search_id)
+    end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5, seconds=1.0)
+    take_turn(context, search_id)
+    assert len([trial for trial in trials_of(context, search_id) if trial.state is TrialState.QUEUED]) >= 2

@@ -1,0 +1,197 @@
+"""Trials as a worker runs them: a real trainer process, real digits, the row before and after."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime
+import pytest
+from sqlalchemy import select, update
+
+from store import blobs, searches, trials
+from store.states import SearchState, TrialState
+from store.tables import Event, Model, Search, Trial
+from tests.worker.conftest import WORKER, new_search
+from worker import execute
+from worker.advance import take_turn
+from worker.context import Context
+
+pytestmark = pytest.mark.slow
+
+
+def floor_trial(context: Context, **values: object) -> str:
+    """The queued floor trial of a new search."""
+    search_id = new_search(context, **values)
+    take_turn(context, search_id)
+    return row(context, search_id=search_id).id
+
+
+def row(context: Context, **where: str) -> Trial:
+    with context.sessions() as session:
+        return session.scalars(select(Trial).filter_by(**where).order_by(Trial.number).limit(1)).one()
+
+
+def meanwhile(act: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread
+
+
+def await_points(context: Context, trial_id: str) -> None:
+    deadline = time.monotonic() + 60
+    while not row(context, id=trial_id).curve and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def long_trial(context: Context) -> str:
+    """A floor trial that would take minutes."""
+    trial_id = floor_trial(context, budget_trials=None, budget_s=3600.0)
+    with context.sessions.begin() as session:
+        candidate = dict(row(context, id=trial_id).candidate)
+        candidate["fidelity"] = candidate["fidelity"] | {"seconds": 300.0}
+        session.execute(update(Trial).where(Trial.id == trial_id).values(candidate=candidate))
+    return trial_id
+
+
+def test_a_trial_becomes_a_model_that_answers(context: Context) -> None:
+    trial_id = floor_trial(context)
+    execute.run(context, trial_id, WORKER)
+    trial = row(context, id=trial_id)
+    assert trial.state is TrialState.SUCCEEDED, trial.error
+    assert trial.score is not None
+    assert trial.checkpoint_sha256 is None
+    assert trial.curve[-1]["fraction"] == 1.0
+    with context.sessions() as session:
+        model = session.scalars(select(Model)).one()
+        assert (model.trial_id, model.number) == (trial_id, 1)
+        assert model.parity < 1e-3
+        assert session.get_one(Search, trial.search_id).model_id == model.id
+        runtime = onnxruntime.InferenceSession(blobs.get(session, model.onnx_sha256))
+        kinds = set(session.scalars(select(Event.kind).where(Event.stream == trial.search_id)))
+    (scores,) = runtime.run(None, {"images": np.zeros((3, 28, 28, 1), np.uint8)})
+    assert scores.shape == (3, 10)
+    assert kinds == {"search", "trial", "progress", "model"}
+
+
+def test_the_next_turn_follows_by_itself(context: Context) -> None:
+    trial_id = floor_trial(context)
+    execute.run(context, trial_id, WORKER)
+    with context.sessions() as session:
+        assert len(trials.of_search(session, row(context, id=trial_id).search_id)) > 1
+
+
+def test_a_killed_trainer_sends_the_trial_back_with_its_checkpoint(context: Context) -> None:
+    trial_id = long_trial(context)
+
+    def kill() -> None:
+        deadline = time.monotonic() + 60
+        while row(context, id=trial_id).checkpoint_sha256 is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(execute._warm[0].pid, signal.SIGKILL)
+
+    killer = meanwhile(kill)
+    execute.run(context, trial_id, WORKER)
+    killer.join()
+    trial = row(context, id=trial_id)
+    assert (trial.state, trial.losses) == (TrialState.QUEUED, 1)
+    assert trial.checkpoint_sha256 is not None
+    assert trial.error is not None
+    assert "SIGKILL" in trial.error["message"]
+
+
+def test_a_trial_that_kills_its_trainer_again_and_again_fails(context: Context) -> None:
+    trial_id = long_trial(context)
+    with context.sessions.begin() as session:
+        session.execute(update(Trial).values(losses=context.settings.max_attempts - 1))
+    killer = meanwhile(lambda: (await_points(context, trial_id), os.kill(execute._warm[0].pid, signal.SIGKILL))[0])
+    execute.run(context, trial_id, WORKER)
+    killer.join()
+    assert row(context, id=trial_id).state is TrialState.FAILED
+
+
+def test_a_cancelled_trial_ends_at_its_next_word(context: Context) -> None:
+    trial_id = long_trial(context)
+
+    def cancel() -> None:
+        await_points(context, trial_id)
+        with context.sessions.begin() as session:
+            searches.request_cancel(session, searches.get(session, row(context, id=trial_id).search_id))
+
+    canceller = meanwhile(cancel)
+    execute.run(context, trial_id, WORKER)
+    canceller.join()
+    trial = row(context, id=trial_id)
+    assert trial.state is TrialState.PRUNED
+    assert trial.error == {"kind": "cancelled", "message": "its search was cancelled"}
+    with context.sessions() as session:
+        assert session.get_one(Search, trial.search_id).state is SearchState.CANCELLED
+
+
+def test_a_paused_trial_goes_back_with_a_checkpoint_and_no_loss(context: Context) -> None:
+    trial_id = long_trial(context)
+
+    def pause() -> None:
+        await_points(context, trial_id)
+        with context.sessions.begin() as session:
+            searches.pause(session, searches.get(session, row(context, id=trial_id).search_id))
+
+    pauser = meanwhile(pause)
+    execute.run(context, trial_id, WORKER)
+    pauser.join()
+    trial = row(context, id=trial_id)
+    assert (trial.state, trial.losses, trial.error) == (TrialState.QUEUED, 0, None)
+    assert trial.checkpoint_sha256 is not None
+
+
+def test_a_trial_past_its_deadline_is_killed(context: Context) -> None:
+    trial_id = long_trial(context)
+    context = Context(
+        context.settings.model_copy(update={"trial_overrun_s": 0.001}),
+        context.sessions,
+        context.objects,
+        context.cache,
+    )
+    with context.sessions.begin() as session:
+        candidate = dict(row(context, id=trial_id).candidate)
+        candidate["fidelity"] = candidate["fidelity"] | {"seconds": 0.01}
+        session.execute(update(Trial).where(Trial.id == trial_id).values(candidate=candidate))
+    # The trainer must be killed for it: frozen, it says nothing and heeds nothing.
+    execute.warm_up(context, WORKER)
+    os.kill(execute._warm[0].pid, signal.SIGSTOP)
+    execute.run(context, trial_id, WORKER)
+    trial = row(context, id=trial_id)
+    assert trial.state is TrialState.FAILED
+    assert trial.error is not None
+    assert trial.error["kind"] == "deadline"
+
+
+def test_an_impossible_genotype_fails_its_trial_alone(context: Context) -> None:
+    trial_id = floor_trial(context)
+    with context.sessions.begin() as session:
+        candidate = dict(row(context, id=trial_id).candidate)
+        candidate["genotype"] = {"version": 1, "space": "stages", "genes": {"stages": "no"}}
+        session.execute(update(Trial).where(Trial.id == trial_id).values(candidate=candidate))
+    execute.run(context, trial_id, WORKER)
+    trial = row(context, id=trial_id)
+    assert trial.state is TrialState.FAILED
+    assert trial.error is not None
+    assert trial.error["kind"] == "invalid_genotype"
+    assert execute._warm[0].is_alive()
+
+
+def test_a_zombie_writes_nothing(context: Context) -> None:
+    trial_id = long_trial(context)
+
+    def usurp() -> None:
+        await_points(context, trial_id)
+        with context.sessions.begin() as session:
+            session.execute(update(Trial).where(Trial.id == trial_id).values(attempt=Trial.attempt + 1, worker="other"))
+
+    usurper = meanwhile(usurp)
+    execute.run(context, trial_id, WORKER)
+    usurper.join()
+    trial = row(context, id=trial_id)
+    assert (trial.state, trial.attempt, trial.worker, trial.score) == (TrialState.RUNNING, 2, "other", None)
