@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from psycopg import Connection
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -82,11 +82,13 @@ def latest_version(session: Session, dataset: Dataset) -> DatasetVersion | None:
 
 def latest_versions(session: Session, dataset_ids: Sequence[str]) -> dict[str, DatasetVersion]:
     """The newest version of each data set that has one, by the data set's id."""
-    versions = session.scalars(
-        select(DatasetVersion)
+    newest = (
+        select(DatasetVersion.dataset_id, func.max(DatasetVersion.number))
         .where(DatasetVersion.dataset_id.in_(dataset_ids))
-        .distinct(DatasetVersion.dataset_id)
-        .order_by(DatasetVersion.dataset_id, DatasetVersion.number.desc())
+        .group_by(DatasetVersion.dataset_id)
+    )
+    versions = session.scalars(
+        select(DatasetVersion).where(tuple_(DatasetVersion.dataset_id, DatasetVersion.number).in_(newest))
     )
     return {version.dataset_id: version for version in versions}
 

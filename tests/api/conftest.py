@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
+import structlog
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -18,6 +19,15 @@ from store.keys import Role
 from store.objects import Objects
 from store.settings import Settings
 from tests.api.world import World
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plain_logs() -> None:
+    """The default renders tracebacks with every local variable, which takes seconds."""
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.format_exc_info,
+                    structlog.processors.KeyValueRenderer()]
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -79,26 +79,24 @@ def test_a_deployment_is_made_pointed_elsewhere_undeployed_and_deleted(client: T
     assert client.get("/v1/deployments/pets").status_code == 404
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "said"),
-    [
-        ({"name": "p", "targets": []}, 422, "at least 1"),
-        ({"name": "p", "targets": [{"model": "none"}]}, 404, "'none'"),
-        ({"name": "p", "targets": [{"model": "hunt", "weight": 50}]}, 422, "add up to 50"),
-        ({"name": "p", "targets": [{"model": "hunt", "weight": 0}]}, 422, "greater than or equal to 1"),
-        ({"name": "p", "targets": [{"model": "hunt", "weight": 50}] * 2}, 422, "same model"),
-        ({"name": "p", "targets": [{"model": "hunt", "share": 100}]}, 422, "accepted: model, weight"),
-        ({"name": "p", "targets": [{"model": "hu\0nt"}]}, 422, "id or a name"),
-        ({"name": "p"}, 422, "required"),
-        ({"name": "..", "targets": [{"model": "hunt"}]}, 422, "letters, digits"),
-    ],
-)
-def test_a_deployment_of_nothing_sensible_is_refused(
-    client: TestClient, won: World, body: dict[str, Any], status: int, said: str
-) -> None:
-    answer = client.post("/v1/deployments", json=body)
-    assert answer.status_code == status
-    assert said in answer.json()["detail"]
+ODD_DEPLOYMENTS: list[tuple[dict[str, Any], int, str]] = [
+    ({"name": "p", "targets": []}, 422, "at least 1"),
+    ({"name": "p", "targets": [{"model": "none"}]}, 404, "'none'"),
+    ({"name": "p", "targets": [{"model": "hunt", "weight": 50}]}, 422, "add up to 50"),
+    ({"name": "p", "targets": [{"model": "hunt", "weight": 0}]}, 422, "greater than or equal to 1"),
+    ({"name": "p", "targets": [{"model": "hunt", "weight": 50}] * 2}, 422, "same model"),
+    ({"name": "p", "targets": [{"model": "hunt", "share": 100}]}, 422, "accepted: model, weight"),
+    ({"name": "p", "targets": [{"model": "hu\0nt"}]}, 422, "id or a name"),
+    ({"name": "p"}, 422, "required"),
+    ({"name": "..", "targets": [{"model": "hunt"}]}, 422, "letters, digits"),
+]
+
+
+def test_a_deployment_of_nothing_sensible_is_refused(client: TestClient, won: World) -> None:
+    for body, status, said in ODD_DEPLOYMENTS:
+        answer = client.post("/v1/deployments", json=body)
+        assert answer.status_code == status, body
+        assert said in answer.json()["detail"], body
     assert client.get("/v1/deployments").json()["items"] == []
 
 

@@ -1,9 +1,9 @@
 """Searches over HTTP: begun, steered, looked into."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
@@ -11,6 +11,7 @@ from store.states import SearchState
 from store.tables import AuditEntry, Search
 from tests.api.world import World
 
+JSON = {"Content-Type": "application/json"}
 NEW = {"dataset": "pets", "budget": {"minutes": 10}}
 
 
@@ -109,79 +110,72 @@ def test_a_search_is_paused_resumed_extended_cancelled_and_deleted(client: TestC
     assert actions == [f"search.{name}" for name in ("pause", "resume", "extend", "cancel", "delete")]
 
 
-@pytest.mark.parametrize(
-    ("budget", "field", "said"),
-    [
-        ({"minutes": 0}, "budget.minutes", "0.5"),
-        ({"minutes": -1}, "budget.minutes", "0.5"),
-        ({"minutes": 1e9}, "budget.minutes", "43200"),
-        ({"minutes": float("nan")}, "budget.minutes", "finite"),
-        ({"minutes": float("inf")}, "budget.minutes", "finite"),
-        ({"minutes": "10"}, "budget.minutes", "number"),
-        ({"minutes": True}, "budget.minutes", "number"),
-        ({"minutes": None}, "budget", "exactly one of minutes"),
-        ({"trials": 0}, "budget.trials", "1"),
-        ({"trials": -1}, "budget.trials", "1"),
-        ({"trials": 10**9}, "budget.trials", "100000"),
-        ({"trials": 10**40}, "budget.trials", "100000"),
-        ({"trials": 2.5}, "budget.trials", "integer"),
-        ({"minutes": 1, "trials": 1}, "budget", "not both"),
-        ({}, "budget", "not neither"),
-        ({"hours": 1}, "budget.hours", "accepted: minutes, trials"),
-        (10, "budget", "dictionary"),
-        (None, "budget", "dictionary"),
-    ],
-)
-def test_a_budget_that_is_none_is_refused_with_what_is_accepted(
-    client: TestClient, world: World, budget: Any, field: str, said: str
-) -> None:
+WRONG_BUDGETS: list[tuple[Any, str, str]] = [
+    ({"minutes": 0}, "budget.minutes", "0.5"),
+    ({"minutes": -1}, "budget.minutes", "0.5"),
+    ({"minutes": 1e9}, "budget.minutes", "43200"),
+    ({"minutes": float("nan")}, "budget.minutes", "finite"),
+    ({"minutes": float("inf")}, "budget.minutes", "finite"),
+    ({"minutes": "10"}, "budget.minutes", "number"),
+    ({"minutes": True}, "budget.minutes", "number"),
+    ({"minutes": None}, "budget", "exactly one of minutes"),
+    ({"trials": 0}, "budget.trials", "1"),
+    ({"trials": -1}, "budget.trials", "1"),
+    ({"trials": 10**9}, "budget.trials", "100000"),
+    ({"trials": 10**40}, "budget.trials", "100000"),
+    ({"trials": 2.5}, "budget.trials", "integer"),
+    ({"minutes": 1, "trials": 1}, "budget", "not both"),
+    ({}, "budget", "not neither"),
+    ({"hours": 1}, "budget.hours", "accepted: minutes, trials"),
+    (10, "budget", "dictionary"),
+    (None, "budget", "dictionary"),
+]
+
+
+def test_a_budget_that_is_none_is_refused_with_what_is_accepted(client: TestClient, world: World) -> None:
     world.dataset()
-    world.search()
-    body = {"dataset": "pets", "budget": budget}
-    answer = client.post("/v1/searches", content=_json(body), headers={"Content-Type": "application/json"})
-    assert answer.status_code == 422
-    fault = next(fault for fault in answer.json()["errors"] if fault["field"] == field)
-    assert said in fault["message"]
-    assert len(client.get("/v1/searches").json()["items"]) == 1
+    for budget, field, said in WRONG_BUDGETS:
+        answer = client.post("/v1/searches", content=_json(NEW | {"budget": budget}), headers=JSON)
+        assert answer.status_code == 422, budget
+        faults = {fault["field"]: fault["message"] for fault in answer.json()["errors"]}
+        assert said in faults[field], budget
+    assert client.get("/v1/searches").json()["items"] == []
 
 
 def _json(value: Any) -> bytes:
-    import json
-
     return json.dumps(value).encode()  # with NaN and Infinity as they are: clients send such
 
 
-@pytest.mark.parametrize(
-    ("wrong", "field", "said"),
-    [
-        ({"strategy": "magic"}, "strategy", "race, random, evolution"),
-        ({"space": "outer"}, "space", "stages, cell"),
-        ({"objective": "beauty"}, "objective", "accuracy, balanced_accuracy, macro_f1, log_loss"),
-        ({"strategy_options": {"population": 3}}, "strategy_options.population", "novelty, elite"),
-        ({"strategy_options": {"elite": 0}}, "strategy_options.elite", "between 1 and 100"),
-        ({"strategy_options": {"elite": [1]}}, "strategy_options.elite", "whole number"),
-        ({"space_options": {"blocks": 3}}, "space_options.blocks", "it takes none"),
-        ({"space": "cell", "space_options": {"ops": {"a": 1}}}, "space_options.ops", "fast, enas, pnas, nasnet"),
-        ({"seed": -1}, "seed", "greater than or equal to 0"),
-        ({"seed": 10**30}, "seed", "2147483647"),
-        ({"version": 0}, "version", "greater than or equal to 1"),
-        ({"name": "a b"}, "name", "letters, digits"),
-        ({"name": "a\0b"}, "name", "letters, digits"),
-        ({"name": "name\n"}, "name", "letters, digits"),
-        ({"name": "Ünïcode"}, "name", "letters, digits"),
-        ({"name": "se_0197c1d2e3f47a5b8c6d7e8f90a1b2c3"}, "name", "form of an id"),
-        ({"colour": "red"}, "colour", "accepted: dataset, version, name, budget"),
-        ({"dataset": 7}, "dataset", "string"),
-    ],
-)
-def test_a_wrong_choice_is_refused_with_field_and_what_is_accepted(
-    client: TestClient, world: World, wrong: dict[str, Any], field: str, said: str
-) -> None:
+WRONG_CHOICES: list[tuple[dict[str, Any], str, str]] = [
+    ({"strategy": "magic"}, "strategy", "race, random, evolution"),
+    ({"space": "outer"}, "space", "stages, cell"),
+    ({"objective": "beauty"}, "objective", "accuracy, balanced_accuracy, macro_f1, log_loss"),
+    ({"strategy_options": {"population": 3}}, "strategy_options.population", "novelty, elite"),
+    ({"strategy_options": {"elite": 0}}, "strategy_options.elite", "between 1 and 100"),
+    ({"strategy_options": {"elite": [1]}}, "strategy_options.elite", "whole number"),
+    ({"space_options": {"blocks": 3}}, "space_options.blocks", "it takes none"),
+    ({"space": "cell", "space_options": {"ops": {"a": 1}}}, "space_options.ops", "fast, enas, pnas, nasnet"),
+    ({"seed": -1}, "seed", "greater than or equal to 0"),
+    ({"seed": 10**30}, "seed", "2147483647"),
+    ({"version": 0}, "version", "greater than or equal to 1"),
+    ({"name": "a b"}, "name", "letters, digits"),
+    ({"name": "a\0b"}, "name", "letters, digits"),
+    ({"name": "name\n"}, "name", "letters, digits"),
+    ({"name": "Ünïcode"}, "name", "letters, digits"),
+    ({"name": "se_0197c1d2e3f47a5b8c6d7e8f90a1b2c3"}, "name", "form of an id"),
+    ({"colour": "red"}, "colour", "accepted: dataset, version, name, budget"),
+    ({"dataset": 7}, "dataset", "string"),
+]
+
+
+def test_a_wrong_choice_is_refused_with_field_and_what_is_accepted(client: TestClient, world: World) -> None:
     world.dataset()
-    answer = client.post("/v1/searches", json=NEW | wrong)
-    assert answer.status_code == 422
-    fault = next(fault for fault in answer.json()["errors"] if fault["field"] == field)
-    assert said in fault["message"]
+    for wrong, field, said in WRONG_CHOICES:
+        answer = client.post("/v1/searches", json=NEW | wrong)
+        assert answer.status_code == 422, wrong
+        faults = {fault["field"]: fault["message"] for fault in answer.json()["errors"]}
+        assert said in faults[field], wrong
+    assert client.get("/v1/searches").json()["items"] == []
 
 
 def test_a_search_on_nothing_is_refused(client: TestClient, world: World) -> None:
