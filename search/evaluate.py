@@ -1,5 +1,6 @@
 """How good a trained network is on one split: metrics, figures per label, confusion."""
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -88,14 +89,39 @@ def evaluation_of(
 def predicted(classifier: Classifier, images: Images, rows: NDArray[np.int64], mirror: bool, device: Device) -> Tensor:
     """Logits of the pictures at `rows`: float32 (N, classes) on the CPU. Leaves the classifier in evaluation mode."""
     classifier.eval()
-
-    def batches() -> Iterator[Tensor]:
-        for start in range(0, len(rows), _BATCH):
-            chunk = np.ascontiguousarray(images.pixels[rows[start : start + _BATCH]])
-            yield torch.from_numpy(chunk).to(device.torch_device)
-
     with device.autocast():
-        return torch.cat([classifier(batch, mirror).float().cpu() for batch in batches()])
+        return torch.cat([classifier(batch, mirror).float().cpu() for batch in _batches(images, rows, device)])
+
+
+@torch.inference_mode()
+def predicted_both_ways(
+    classifier: Classifier,
+    images: Images,
+    rows: NDArray[np.int64],
+    mirror: bool,
+    device: Device,
+    until: float | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Logits of the pictures as they are and, with `mirror`, averaged with those of their mirror images.
+
+    Both float32 (n, classes): n is fewer than the rows when the moment `until` (of `time.perf_counter`) came first.
+    """
+    classifier.eval()
+    plain, averaged = [], []
+    with device.autocast():
+        for batch in _batches(images, rows, device):
+            plain.append(classifier(batch).float())
+            if mirror:
+                averaged.append((plain[-1] + classifier(batch.flip(2)).float()) / 2)
+            if until is not None and time.perf_counter() > until:
+                break
+    return torch.cat(plain).cpu(), torch.cat(averaged).cpu() if mirror else None
+
+
+def _batches(images: Images, rows: NDArray[np.int64], device: Device) -> Iterator[Tensor]:
+    for start in range(0, len(rows), _BATCH):
+        chunk = np.ascontiguousarray(images.pixels[rows[start : start + _BATCH]])
+        yield torch.from_numpy(chunk).to(device.torch_device)
 
 
 def metrics_of(targets: NDArray[np.int64], scores: NDArray[np.float32]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from search.candidate import Fidelity
 from search.classifier import Classifier, network_weights
 from search.data import Images, Moves, Order, Pool, generator
 from search.device import Device
-from search.evaluate import metrics_of, predicted, score_of
+from search.evaluate import metrics_of, predicted, predicted_both_ways, score_of
 from search.optimizer import Optimizer
 from search.space import Cost, Genotype, Space
 
@@ -35,6 +35,7 @@ _SCORED_EVERY = 0.125  # of the schedule
 _SCORED_MAX = 1_000  # pictures looked at for a score on the way; the last score sees all
 _SCORED_MIN = 64
 _SCORED_SHARE = 0.01  # of the time, for each score on the way
+_CLOSING_SHARE = 0.15  # of the time may go to the last validation, which then sees what it can
 _REPORT_EVERY_S = 1.0
 _FIT_SAMPLE = 2_000  # pictures shown to a network that fits its first layer to data
 _AVERAGED = 0.05  # of the schedule: how far back the average of the weights reaches
@@ -82,8 +83,8 @@ class Point:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """weights: state of a `Classifier`, on the CPU. metrics and score: on all validation pictures, as the model will
-    answer. stopped: `progress` asked for it; then the schedule was cut short. mirror_at_test: mirrored averaging
+    """weights: state of a `Classifier`, on the CPU. metrics and score: on the validation pictures (on as many as the
+    time allowed where they are very many), as the model will answer. stopped: `progress` asked for it; then the schedule was cut short. mirror_at_test: mirrored averaging
     lowered the log loss on the validation pictures."""
 
     weights: dict[str, Tensor]
@@ -174,9 +175,10 @@ class _Run:
         self.targets = torch.from_numpy(targets).to(device.torch_device)
         self.mirrored = torch.rand(len(self.rows), generator=generator(seed, "mirror")) < 0.5
         self.scored = images.validation[torch.randperm(len(images.validation), generator=generator(seed, "s")).numpy()]
-        self.step, self.fraction = 0, 0.0
+        self.step, self.fraction, self._scored_once = 0, 0.0, False
         self.curve: list[Point] = []
-        self._step_s = self._forward_s = 0.0  # measured: of the last steps; of one picture at the final resolution
+        self._step_s = 0.0  # of the last steps
+        self._forward_s = math.inf  # of one picture at the final resolution, as steps let expect or as measured
 
     # ------------------------------------------------------------------------------------------ time
 
@@ -184,13 +186,15 @@ class _Run:
         return self._used_s + time.perf_counter() - self._started
 
     def _closing_s(self) -> float:
-        """What is still to do after the last step: the validation, with and without mirroring."""
-        return 0.1 + self._forward_s * len(self.images.validation) * (2 if self.recipe.flip else 1)
+        """What is still to do after the last step: the validation, as it is and mirrored."""
+        assert self.fidelity.seconds is not None
+        expected = self._forward_s * len(self.images.validation) * (2 if self.recipe.flip else 1)
+        return min(0.1 + expected, _CLOSING_SHARE * self.fidelity.seconds)
 
     def _advance(self) -> None:
         """Sets the share of the schedule that is done."""
         if self.fidelity.seconds is not None:
-            limit = self.fidelity.seconds - min(self._closing_s(), 0.3 * self.fidelity.seconds) - 0.5 * self._step_s
+            limit = self.fidelity.seconds - self._closing_s() - 0.5 * self._step_s
             self.fraction = min(1.0, max(self.fraction, self.seconds() / max(limit, 1e-3)))
         else:
             self.fraction = min(1.0, self.step / self._steps())
@@ -255,8 +259,8 @@ class _Run:
             self._fold_into_average()
         took = time.perf_counter() - started
         self._step_s = took if not self._step_s else 0.9 * self._step_s + 0.1 * took
-        forward = took / len(images) / 3 * (self.side / side) ** 2
-        self._forward_s = forward if not self._forward_s else 0.9 * self._forward_s + 0.1 * forward
+        if not self._scored_once:
+            self._forward_s = min(self._forward_s, took / len(images) / 3 * (self.side / side) ** 2)
         return loss.detach()
 
     def _averageable(self) -> Iterator[tuple[str, Tensor]]:
@@ -311,24 +315,19 @@ class _Run:
             affordable = _SCORED_SHARE * self.fidelity.seconds / max(self._forward_s, 1e-6)
             count = max(_SCORED_MIN, min(_SCORED_MAX, int(affordable)))
         rows = self.scored[:count]
+        started = time.perf_counter()
         logits = predicted(self.classifier, self.images, rows, False, self.device)
+        self._forward_s, self._scored_once = (time.perf_counter() - started) / len(rows), True
         self.network.train()
         return score_of(metrics_of(self.images.targets[rows], torch.softmax(logits, 1).numpy()), self.objective)
 
     def _closed(self, stopped: bool, loss: float, progress: Callable[[Point], bool]) -> Trained:
         """Takes the averaged weights, decides on mirroring and measures the model on all validation pictures."""
         self.network.load_state_dict(self.average, strict=False)
-        rows = self.images.validation
-        targets = self.images.targets[rows]
-        plain = metrics_of(
-            targets, torch.softmax(predicted(self.classifier, self.images, rows, False, self.device), 1).numpy()
-        )
-        metrics, mirror = plain, False
-        if self.recipe.flip:
-            logits = predicted(self.classifier, self.images, rows, True, self.device)
-            averaged = metrics_of(targets, torch.softmax(logits, 1).numpy())
-            if averaged["log_loss"] < plain["log_loss"]:
-                metrics, mirror = averaged, True
+        until = None
+        if self.fidelity.seconds is not None:
+            until = time.perf_counter() + self.fidelity.seconds - self.seconds()
+        metrics, mirror = self._validated(until)
         if not math.isfinite(metrics["log_loss"]):
             raise DivergedError("the trained network answers with numbers that are not finite")
         score = score_of(metrics, self.objective)
@@ -342,6 +341,19 @@ class _Run:
         progress(point)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.classifier.state_dict().items()}
         return Trained(weights, metrics, score, tuple(self.curve), speed, epochs, seconds, stopped, mirror)
+
+    def _validated(self, until: float | None) -> tuple[dict[str, float], bool]:
+        """Metrics on the validation pictures and whether mirrored averaging gave them. `until`: moment of
+        `time.perf_counter` at which what has been seen has to do."""
+        rows, flip = self.scored, self.recipe.flip
+        plain, mirrored = predicted_both_ways(self.classifier, self.images, rows, flip, self.device, until)
+        targets = self.images.targets[rows[: len(plain)]]
+        metrics = metrics_of(targets, torch.softmax(plain, 1).numpy())
+        if mirrored is not None:
+            averaged = metrics_of(targets, torch.softmax(mirrored, 1).numpy())
+            if averaged["log_loss"] < metrics["log_loss"]:
+                return averaged, True
+        return metrics, False
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
@@ -382,8 +394,11 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    (length,) = struct.unpack("<Q", checkpoint[:8])
-    header = json.loads(json.loads(checkpoint[8 : 8 + length])["__metadata__"]["training"])
+    try:
+        (length,) = struct.unpack("<Q", checkpoint[:8])
+        header = json.loads(json.loads(checkpoint[8 : 8 + length])["__metadata__"]["training"])
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{len(checkpoint):,} bytes are not a checkpoint: {error}") from error
     if header.get("version") != _CHECKPOINT_VERSION:
         raise CheckpointError(f"checkpoint version {header.get('version')!r}; this engine reads {_CHECKPOINT_VERSION}")
     return header, load(checkpoint)
