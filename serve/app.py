@@ -80,6 +80,7 @@ def create_app(settings: Settings, capacity: Capacity | None = None) -> Starlett
 
         runtime = Runtime(read_blob, limits)
         pictures = Room(limits.pictures_max, "pictures")
+        metrics.IN_WORK.set_function(lambda: pictures.held)
         app.state.service = Service(
             capacity=limits,
             keys=Keys(sessions, lookups),

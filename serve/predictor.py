@@ -9,7 +9,6 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from ingest.errors import UnreadableImageError
-from serve import metrics
 from serve.capacity import Room
 from serve.inputs import Ask
 from serve.registry import Kind, Registry, Route, Version
@@ -62,7 +61,6 @@ class Predictor:
         Raises ProblemError (422 for pictures that cannot be read, all of them named) and ClientDisconnect.
         """
         with self._room.hold(len(ask.pictures)):
-            metrics.IN_WORK.set(self._room.held)
             loaded = await self._runtime.get(version)
             alone = len(ask.pictures) == 1
             if alone and len(ask.pictures[0]) <= SMALL_BYTES and loaded.batcher.is_idle:
@@ -70,7 +68,6 @@ class Predictor:
             else:
                 async with _while_client_waits(receive):
                     found = list(await asyncio.gather(*(self._outcome(loaded, picture) for picture in ask.pictures)))
-        metrics.IN_WORK.set(self._room.held)
         unreadable = [
             Fault(field, f"{outcome.reason}; {outcome.mend}")
             for field, outcome in zip(ask.fields, found, strict=True)

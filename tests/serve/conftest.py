@@ -91,40 +91,35 @@ def store(sessions: Sessions) -> Store:
     return Store(sessions)
 
 
+@contextmanager
+def running(settings: Settings, store: Store, capacity: Capacity | None = None) -> Iterator[httpx.Client]:
+    """A server of its own; yields a client that carries a predictor's key."""
+    config = uvicorn.Config(
+        create_app(settings, capacity), host="127.0.0.1", port=0, log_level="warning", ws="none", lifespan="on"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="serving")
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        headers = {"Authorization": f"Bearer {store.key()[1]}"}
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
 Serving = Callable[..., AbstractContextManager[httpx.Client]]
 
 
 @pytest.fixture
 def serving(settings: Settings, store: Store) -> Serving:
-    """Starts a server of its own, with `capacity` if given; yields a client that carries a predictor's key."""
-
-    @contextmanager
-    def serve(capacity: Capacity | None = None) -> Iterator[httpx.Client]:
-        config = uvicorn.Config(
-            create_app(settings, capacity), host="127.0.0.1", port=0, log_level="warning", ws="none", lifespan="on"
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, name="serving")
-        thread.start()
-        try:
-            while not server.started:
-                assert thread.is_alive(), "the server did not start"
-                time.sleep(0.005)
-            port = server.servers[0].sockets[0].getsockname()[1]
-            headers = {"Authorization": f"Bearer {store.key()[1]}"}
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as client:
-                yield client
-        finally:
-            server.should_exit = True
-            thread.join()
-
-    return serve
-
-
-@pytest.fixture
-def client(serving: Serving) -> Iterator[httpx.Client]:
-    with serving() as client:
-        yield client
+    """Starts a server on the run's database, with `capacity` if given."""
+    return lambda capacity=None: running(settings, store, capacity)
 
 
 def eventually(check: Callable[[], bool], within_s: float) -> float:

@@ -3,16 +3,23 @@
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import Engine, event, text
+from sqlalchemy.orm import sessionmaker
 
-from store import deployments, keys, models
+from netwright import engines
+from store import deployments, keys, migrate, models
+from store.database import engine_for
 from store.keys import Role
+from store.settings import Settings
 from store.states import DeploymentState
-from tests.serve.conftest import Serving, Store, eventually
+from tests.serve.conftest import Serving, Store, eventually, running
 from tests.serve.networks import colour_network, picture
 
 URL = "/v1/deployments/colours/predict"
@@ -189,3 +196,27 @@ def test_health_readiness_and_metrics_need_no_key(store: Store, serving: Serving
     assert 'netwright_predict_latency_seconds_count{target="deployment/colours"}' in metrics
     assert "netwright_models_loaded 1.0" in metrics
     assert "made-up" not in metrics
+
+
+@pytest.mark.slow
+def test_without_its_database_what_is_known_goes_on_and_the_rest_is_told_to_come_again(tmp_path: Path) -> None:
+    with ExitStack() as database:
+        url = database.enter_context(engines.temporary()).database_url
+        migrate.upgrade(url)
+        engine = engine_for(url)
+        store = Store(sessionmaker(engine, expire_on_commit=False))
+        store.deploy("colours", store.model())
+        store.model("other")
+        engine.dispose()
+        with running(Settings(home=tmp_path, database_url=SecretStr(url)), store) as client:
+            assert status(client) == 200
+            engine.dispose()
+            database.close()
+            began = time.monotonic()
+            while time.monotonic() - began < 1.5:
+                assert status(client) == 200
+            answer = client.post("/v1/models/other/predict", content=picture())
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"] == "2"
+            assert client.get("/readyz").status_code == 503
+            assert client.get("/healthz").status_code == 200
