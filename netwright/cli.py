@@ -163,6 +163,25 @@ def demo(
 
 
 @cli.command()
+def digits(
+    folder: Annotated[Path, typer.Argument(file_okay=False, help="Where to write them; made when missing.")] = Path(),
+) -> None:
+    """Write pictures to try things with: digits.zip, handwritten digits in a folder per label, and seven.png, which is not in it."""
+    from netwright.demo.digits import split_digits, write_zip
+
+    try:
+        pictures, kept_back = split_digits()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_zip(pictures, folder / "digits.zip")
+        (folder / "seven.png").write_bytes(next(one.data for one in kept_back if one.label == "7"))
+    except OSError as error:
+        complain(str(error))
+    print_plain(
+        f"{folder / 'digits.zip'}: {len(pictures):,} pictures. {folder / 'seven.png'}: one that is not among them."
+    )
+
+
+@cli.command()
 def doctor() -> None:
     """Say what is missing on this machine and how to mend it. Exit code 1 when something keeps the service from running."""
     from netwright.doctor import Verdict, examine

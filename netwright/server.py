@@ -3,12 +3,15 @@
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import create_app as create_api
+from serve import openapi
 from serve.app import claims
 from serve.app import create_app as create_serve
 from store.settings import Settings
@@ -41,8 +44,22 @@ class Composed:
 
 
 def compose(settings: Settings) -> Composed:
-    """Both applications as one."""
-    return Composed(create_api(settings), create_serve(settings))
+    """Both applications as one, described in one OpenAPI document."""
+    api = create_api(settings)
+    describe_predictions(api)
+    return Composed(api, create_serve(settings))
+
+
+def describe_predictions(api: FastAPI) -> None:
+    """Has the control plane's description list the runtime's routes, too; made when it is first asked for."""
+    plain = api.openapi
+
+    def whole() -> dict[str, Any]:
+        document = plain()
+        openapi.add_to(document)
+        return document
+
+    api.openapi = whole  # type: ignore[method-assign]  # FastAPI's own way to extend the document
 
 
 def run(app: ASGIApp, settings: Settings, descriptor: int | None = None) -> None:
