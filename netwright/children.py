@@ -21,6 +21,7 @@ BACKOFF_MAX_S = 30.0
 STEADY_S = 60.0  # one that ran this long begins its backoff anew
 DEATHS_IN_A_ROW = 3
 STOP_GRACE_S = 8.0
+ORPHAN_GRACE_S = 4.0  # they had been told to end when their supervisor died
 LOGS_EVERY_S = 30.0
 
 
@@ -61,7 +62,7 @@ class Children:
     def start(self, environment: Mapping[str, str]) -> None:
         """Ends what a killed predecessor left behind, then starts everyone."""
         self.environment = dict(environment)
-        end_all(list(marked(f"@{self.home}")))
+        end_all(list(marked(f"@{self.home}")), grace_s=ORPHAN_GRACE_S)
         for child in self.children:
             self.launch(child)
 

@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-import tempfile
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,13 +38,15 @@ class DemoError(RuntimeError):
 def run(settings: Settings, console: Console, data: Path | None, minutes: float) -> None:
     """Tells the whole story. Raises DemoError, SupervisorError or EngineError."""
     tell = Teller(console)
+    folder = settings.home / "demo"
     tell.step("Starting Netwright")
-    with stack(settings) as service, tempfile.TemporaryDirectory(prefix="netwright-demo-") as scratch:
+    with stack(settings) as service:
+        folder.mkdir(exist_ok=True)
         tell.service(service)
         headers = {"Authorization": f"Bearer {service.key}"}
         with httpx.Client(base_url=service.url, headers=headers, timeout=60) as client:
             try:
-                Story(client, tell, Path(scratch), data, minutes).play()
+                Story(client, tell, folder, data, minutes).play()
             except httpx.HTTPStatusError as error:
                 raise DemoError(
                     f"{error.request.method} {error.request.url.path}: {problem(error.response)}"
@@ -59,11 +61,11 @@ def run(settings: Settings, console: Console, data: Path | None, minutes: float)
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """The steps of one run."""
+    """The steps of one run. `folder` keeps the files that its commands name, so that they can be typed again."""
 
     client: httpx.Client
     tell: "Teller"
-    scratch: Path
+    folder: Path
     data: Path | None
     minutes: float
 
@@ -71,8 +73,10 @@ class Story:
         if self.data is None:
             name = "digits"
             upload, kept_back = split_digits()
-            archive = self.scratch / "digits.zip"
+            archive = self.folder / "digits.zip"
             write_zip(upload, archive)
+            for picture in kept_back:
+                (self.folder / picture.name).write_bytes(picture.data)
             self.tell.say(
                 f"{len(upload):,} handwritten digits to learn from; {len(kept_back)} kept back, to ask about later."
             )
@@ -89,7 +93,7 @@ class Story:
     def upload(self, name: str, archive: Path) -> None:
         self.tell.step("Uploading the pictures")
         path = f"/v1/datasets/{name}/data?create=true&task=image_classification"
-        self.tell.command(f'curl -T {archive.name} "$URL{path}" -H "Authorization: Bearer $KEY"')
+        self.tell.command(f'curl -T {quote(archive)} "$URL{path}" -H "Authorization: Bearer $KEY"')
         with archive.open("rb") as stream:
             job = self.result(
                 self.client.put(path, content=stream, headers={"Content-Length": str(archive.stat().st_size)})
@@ -177,9 +181,10 @@ class Story:
 
     def ask(self, name: str, pictures: Sequence[Picture]) -> None:
         self.tell.step(f"Asking about {len(pictures)} pictures that it has never seen")
-        first = self.scratch / pictures[0].name
+        first = self.folder / pictures[0].name
+        first.write_bytes(pictures[0].data)
         self.tell.command(
-            f'curl --data-binary @{first.name} $URL/v1/deployments/{name}/predict -H "Authorization: Bearer $KEY"'
+            f'curl --data-binary @{quote(first)} $URL/v1/deployments/{name}/predict -H "Authorization: Bearer $KEY"'
         )
         took_ms: list[float] = []
         right, reply = 0, dict[str, Any]()
@@ -270,6 +275,11 @@ def problem(response: httpx.Response) -> str:
         return f"{response.status_code}, {response.text[:200]}"
 
 
+def quote(path: Path) -> str:
+    """A path as a shell takes it, from where the user stands if that is shorter."""
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+
+
 def name_of(path: Path) -> str:
     """A data set's name made of a file's."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.split(".")[0]).strip("-._")[:60] or "pictures"
@@ -299,6 +309,7 @@ class Teller:
         self.say("Netwright answers. Every line that begins with $ is what you would type:")
         self.command(f"URL={service.url}")
         self.command(f"KEY={service.key}")
+        self.say(f"What it can do is described at {service.url}/docs.")
         if service.is_admin_key:
             self.say("This is the admin key, shown this once; `netwright key create` makes more.")
 

