@@ -20,7 +20,6 @@ from web.credentials import secret_of, too_weak, unknown_key
 from web.problems import Fault, ProblemError, invalid
 
 SECRET = re.compile(re.escape(keys.PREFIX) + r"[A-Za-z0-9_-]{43}")
-IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 ETAG = re.compile(r'(?:W/)?"(?P<revision>[0-9]{1,18})(?:\.[0-9a-f]+)?"')
 
 bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="Authorization: Bearer nw_…")
@@ -156,7 +155,10 @@ def once(
     body: Annotated[bytes, Depends(raw_body)],
     idempotency_key: Annotated[
         str | None,
-        Header(description="Any string of your own; the same request with the same key is carried out once in a day."),
+        Header(
+            pattern="^[\\x21-\\x7e]{1,255}$",
+            description="Any string of your own; the same request with the same key is carried out once in a day.",
+        ),
     ] = None,
 ) -> None:
     """Carry out a request with an Idempotency-Key once; its answer is kept with the change, in one transaction.
@@ -165,8 +167,6 @@ def once(
     """
     if idempotency_key is None:
         return
-    if not IDEMPOTENCY_KEY.fullmatch(idempotency_key):
-        raise invalid([Fault("Idempotency-Key", "must be 1 to 255 visible ASCII characters", idempotency_key)])
     line = f"{request.method} {request.url.path}?{request.url.query}\n"
     reply = audit.begin_once(work, caller.id, idempotency_key, line.encode() + body)
     if reply is not None:

@@ -98,10 +98,12 @@ def refusals(path: str, method: str, operation: dict[str, Any]) -> dict[str, Any
     statuses = {"422", "500", "503"}
     if operation.get("security"):
         statuses |= {"401", "403", "429"}
-    if "{" in path:
+    if "{" in path or named & {"dataset", "search"}:
         statuses.add("404")
     if method != "get":
         statuses |= {"404", "409", "413"}
+    if path.startswith("/v1/datasets/{dataset}/") and "version" in named:
+        statuses.add("409")  # it has none yet
     if "If-Match" in named or "if-match" in named:
         statuses.add("412")
     body = operation.get("requestBody", {}).get("content", {})

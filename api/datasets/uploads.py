@@ -19,7 +19,7 @@ from web.problems import ProblemError
 log = structlog.get_logger()
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-FULL_SAID = ("No space left on device", "Disk quota exceeded", "(os error 28)", "(os error 122)")
+FULL_SAID = ("(os error 28)", "(os error 122)", "(os error 27)")  # ENOSPC, EDQUOT, EFBIG
 UPLOAD_LASTS_AT_MOST = timedelta(days=2)
 
 
