@@ -24,23 +24,28 @@ class Classifier(nn.Module):
     deviation: Tensor
     resize: Tensor | None
 
-    def __init__(self, network: nn.Module, mean: Tensor, deviation: Tensor, matrix: Tensor | None):
+    def __init__(self, network: nn.Module, classes: int, mean: Tensor, deviation: Tensor, matrix: Tensor | None):
         super().__init__()
+        self.classes = classes
+        self.memory_format = torch.channels_last
         self.network = network
-        self.register_buffer("mean", mean)
-        self.register_buffer("deviation", deviation)
+        self.register_buffer("mean", mean.reshape(-1, 1, 1))
+        self.register_buffer("deviation", deviation.reshape(-1, 1, 1))
         self.register_buffer("resize", matrix)
 
     @classmethod
-    def around(cls, network: nn.Module, mean: Tensor, deviation: Tensor, packed_side: int, side: int) -> "Classifier":
-        return cls(network, mean, deviation, None if side == packed_side else resize_matrix(packed_side, side).clone())
+    def around(
+        cls, network: nn.Module, classes: int, mean: Tensor, deviation: Tensor, packed_side: int, side: int
+    ) -> "Classifier":
+        matrix = None if side == packed_side else resize_matrix(packed_side, side).clone()
+        return cls(network, classes, mean, deviation, matrix)
 
     @classmethod
     def load(cls, space: Space, genotype: Genotype, weights: Mapping[str, Tensor]) -> "Classifier":
         """The trained network, ready to answer. Raises WeightsError when the weights belong to another genotype."""
         network = space.build(genotype)
         try:
-            classifier = cls(network, weights["mean"], weights["deviation"], weights.get("resize"))
+            classifier = cls(network, space.shape.classes, weights["mean"], weights["deviation"], weights.get("resize"))
             classifier.load_state_dict(dict(weights))
         except (KeyError, RuntimeError) as error:
             raise WeightsError(f"weights do not fit genotype {genotype.digest()}: {error}") from error
@@ -48,15 +53,19 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor, mirror: bool = False) -> Tensor:
         """mirror: average the logits of each picture and of its mirror image."""
-        pixels = images.float()
+        pixels = images.permute(0, 3, 1, 2).float()  # (B, C, packed side, packed side)
         if self.resize is not None:
-            pixels = resize(pixels, self.resize)
-        pixels = ((pixels - self.mean) / self.deviation).permute(0, 3, 1, 2)  # (B, C, side, side), channels last
+            pixels = resize(pixels, self.resize)  # (B, C, side, side)
+        pixels = self.normalised(pixels)
         if not mirror:
             plain: Tensor = self.network(pixels)
             return plain
         both: Tensor = self.network(torch.cat([pixels, pixels.flip(3)]))
-        return both.unflatten(0, (2, -1)).mean(0)
+        return both.reshape(2, -1, self.classes).mean(0)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """float (B, C, S, S) in pixel units to zero mean and unit deviation."""
+        return ((pixels - self.mean) / self.deviation).contiguous(memory_format=self.memory_format)
 
 
 class Served(nn.Module):

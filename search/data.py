@@ -128,10 +128,8 @@ def resize_matrix(source: int, target: int) -> Tensor:
 
 
 def resize(images: Tensor, matrix: Tensor) -> Tensor:
-    """images: float (N, H, H, C); matrix: (S, H) of `resize_matrix`. Returns (N, S, S, C)."""
-    count, side, channels = images.shape[0], images.shape[1], images.shape[3]
-    rows = matrix @ images.reshape(count, side, side * channels)  # (N, S, H·C)
-    return matrix @ rows.reshape(count, -1, side, channels)  # (N, S, S, C)
+    """images: float (N, C, H, H); matrix: (S, H) of `resize_matrix`. Returns (N, C, S, S)."""
+    return torch.matmul(torch.matmul(matrix, images), matrix.T)
 
 
 class Pool:
@@ -160,7 +158,7 @@ class Pool:
         """uint8 (B, side, side, C) of int64 (B,) positions in the rows."""
         if self._kept is not None:
             return self._kept[positions]
-        return self._load(self._rows[positions.cpu().numpy()])
+        return self._load(self._rows[positions.cpu().numpy()]).contiguous()
 
     def augmented(self, positions: Tensor, moves: "Moves") -> Tensor:
         """Like `take`, each picture mirrored and shifted as `moves` says: one gather does it all."""
@@ -172,7 +170,8 @@ class Pool:
         pixels = torch.from_numpy(np.ascontiguousarray(self._images.pixels[rows])).to(self.device)
         if self._matrix is None:
             return pixels
-        return resize(pixels.float(), self._matrix).round_().clamp_(0, 255).to(torch.uint8)
+        resized = resize(pixels.permute(0, 3, 1, 2).float(), self._matrix)
+        return resized.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """A trained network as files that outlive the server: ONNX and safetensors."""
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from search.classifier import Classifier, Served
+from search.onnx_graph import write
 from search.space import Genotype, Json, Space
 
 INPUT, OUTPUT = "images", "scores"
@@ -33,20 +33,13 @@ def to_onnx(
     one, in the order of `labels`, which the file carries as metadata beside the genotype.
     """
     served = served_of(space, genotype, weights, mirror_at_test)
-    example = torch.zeros((2, packed_side, packed_side, space.shape.channels), dtype=torch.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
-        program = torch.onnx.export(
-            served,
-            (example,),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("N")},),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
+    model = write(
+        served,
+        input_name=INPUT,
+        input_shape=(packed_side, packed_side, space.shape.channels),
+        output_name=OUTPUT,
+        classes=space.shape.classes,
+    )
     metadata: dict[str, Json] = {"labels": list(labels), "genotype": genotype.to_json()}
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
     return bytes(model.SerializeToString())

@@ -24,7 +24,7 @@ class Optimizer:
     """
 
     def __init__(self, network: nn.Module, batch_size: int, learning_rate: float, weight_decay: float):
-        named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        named: list[tuple[str, Tensor]] = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
         self._filters = [p for _, p in named if p.ndim == 4]
         self._others = [p for _, p in named if p.ndim != 4]
         self._names = [name for name, p in named if p.ndim == 4] + [name for name, p in named if p.ndim != 4]
@@ -49,7 +49,7 @@ class Optimizer:
                 filters.add_(orthogonalised(gradient), alpha=-rate * self._filter_rate)
         gradients = [_gradient(p) for p in self._others]
         momenta = self._momenta[count:]
-        torch._foreach_add_(gradients, torch._foreach_mul(self._others, self._decays))
+        torch._foreach_add_(gradients, list(torch._foreach_mul(self._others, self._decays)))
         torch._foreach_mul_(momenta, _MOMENTUM)
         torch._foreach_add_(momenta, gradients)
         torch._foreach_add_(gradients, momenta, alpha=_MOMENTUM)
@@ -68,7 +68,7 @@ class Optimizer:
             momentum.copy_(state[name])
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
+def _gradient(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
@@ -80,12 +80,13 @@ def orthogonalised(gradient: Tensor) -> Tensor:
     """
     a, b, c = _NEWTON_SCHULZ
     if gradient.shape[1] == 1:
-        flat = gradient.flatten(1)
-        return (flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-7)).view_as(gradient)
+        lengths: Tensor = gradient.flatten(1).norm(dim=1)
+        return gradient / lengths.clamp(min=1e-7).reshape(-1, 1, 1, 1)
     x = gradient.flatten(1)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
-    x = x / x.norm().clamp(min=1e-7)
+    length: Tensor = x.norm()
+    x = x / length.clamp(min=1e-7)
     for _ in range(_NEWTON_SCHULZ_STEPS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x

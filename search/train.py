@@ -161,7 +161,7 @@ class _Run:
         self.side = min(recipe.side, fidelity.side or recipe.side, images.side)
         self.start_side = min(recipe.start_side, self.side)
         mean, deviation = images.statistics()
-        self.classifier = Classifier.around(network, mean, deviation, images.side, self.side)
+        self.classifier = Classifier.around(network, len(images.labels), mean, deviation, images.side, self.side)
         device.place(self.classifier)
         self.network = network
         self._pools: dict[int, Pool] = {}
@@ -219,8 +219,7 @@ class _Run:
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """uint8 (B, S, S, C) to float (B, C, S, S)."""
-        normal = (pixels.float() - self.classifier.mean) / self.classifier.deviation
-        return normal.permute(0, 3, 1, 2).contiguous(memory_format=self.device.memory_format)
+        return self.classifier.normalised(pixels.permute(0, 3, 1, 2).float())
 
     def _batch(self, side: int) -> tuple[Tensor, Tensor]:
         """Augmented, normalised pictures of this step and their targets."""

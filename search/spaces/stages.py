@@ -28,7 +28,11 @@ DEPTHS = (1, 2, 3, 4)
 KERNELS = (3, 5)
 BLOCKS = ("plain", "residual", "separable")
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "relu": nn.ReLU}
-POOLINGS: Mapping[str, Callable[[], nn.Module]] = {"max": lambda: nn.MaxPool2d(2), "average": lambda: nn.AvgPool2d(2)}
+POOLINGS: Mapping[str, Callable[[], nn.Module]] = {
+    "max": lambda: nn.MaxPool2d(2),
+    "average": lambda: nn.AvgPool2d(2),
+    "stride": nn.Identity,  # the first convolution of a stage takes every other position itself
+}
 STAGES_MIN, STAGES_MAX = 2, 5
 SIDE_MIN = 16
 BATCH_SIZES = (32, 64, 128, 256, 512)
@@ -40,6 +44,8 @@ CUTOUTS = (0.0, 0.25, 0.375)
 BALANCES = (0.0, 0.5, 1.0)
 START_SIDES = (0.5, 0.625, 0.75, 1.0)  # of the final side
 
+_REFERENCE_SIDE = 64  # pixels; larger pictures take four times the arithmetic for little
+_REFERENCE_WIDTH_LEAST = 16  # channels of the first stage
 _WHITENED_MAX = 16  # principal components kept by the stem; each gives a channel and its negative
 _WHITENING_EPS = 5e-4  # airbench's, for pictures of unit deviation
 
@@ -196,8 +202,11 @@ class StagesSpace:
         return (
             f"A convolutional network that sees {genes.recipe.side}×{genes.recipe.side} pictures: {stem}, then "
             f"{len(genes.stages)} stages ({stages}) with {genes.activation.upper().replace('SILU', 'SiLU')} and "
-            f"{genes.pooling} pooling; {_short(cost.params)} parameters, {_short(cost.flops)} multiply-adds."
+            f"{_POOLING_WORDS[genes.pooling]}; {_short(cost.params)} parameters, {_short(cost.flops)} multiply-adds."
         )
+
+
+_POOLING_WORDS = {"max": "max pooling", "average": "average pooling", "stride": "strided convolutions"}
 
 
 def _short(number: int) -> str:
@@ -224,7 +233,7 @@ def _resolutions(genes: Genes, side: int) -> list[int]:
     """Side of the maps after the stem and after each stage's pooling."""
     sides = [(side - genes.stem_kernel) // genes.stem_stride + 1]
     for _ in genes.stages:
-        sides.append(sides[-1] // 2)
+        sides.append((sides[-1] + 1) // 2 if genes.pooling == "stride" else sides[-1] // 2)
     return sides
 
 
@@ -243,7 +252,7 @@ def cost_of(genes: Genes, shape: Shape, side: int | None = None) -> Cost:
                 if stage.block == "separable"
                 else channels * out * stage.kernel**2
             )
-            area = before**2 if place == 0 else after**2
+            area = before**2 if place == 0 and genes.pooling != "stride" else after**2
             params += filters + out
             flops += filters * area
             activations += (channels * area if stage.block == "separable" else 0) + out * area + 2 * out * after**2
@@ -346,19 +355,33 @@ def fitted(genes: Genes, shape: Shape, flops: int) -> Genes:
 
 
 def reference(shape: Shape, flops: int, side: int | None = None) -> Genes:
-    """The airbench-like network that we would try first, scaled to about `flops` multiply-adds."""
-    side = side or min(shape.side, 64)
-    count = max(STAGES_MIN, min(STAGES_MAX, round(math.log2(side / 4))))
-    widths = [64, 128, 256, 256, 256][:count]
-    genes = Genes(
-        stem_kernel=2 if shape.channels == 3 else 3,
-        stem_stride=1,
-        stages=tuple(Stage(width, 2, 3, "plain") for width in widths),
+    """The airbench-like network that we would try first, with at most about `flops` multiply-adds.
+
+    Resolution is given up, first in the stem and then in the pictures, before the widths become too small to learn.
+    side: the resolution, where it is not to be chosen.
+    """
+    sides = [side] if side else [s for s in reversed(sides_for(shape)) if s <= _REFERENCE_SIDE] or [shape.side]
+    best: Genes | None = None
+    for chosen in sides:
+        for stride in STEM_STRIDES:
+            genes = fitted(_plain(shape, chosen, stride), shape, flops)
+            if genes.stages[0].width >= _REFERENCE_WIDTH_LEAST:
+                return genes
+            best = genes
+    assert best is not None
+    return best
+
+
+def _plain(shape: Shape, side: int, stride: int) -> Genes:
+    count = max(STAGES_MIN, min(STAGES_MAX, round(math.log2(side / stride / 4))))
+    return Genes(
+        stem_kernel=2 if stride == 1 and shape.channels == 3 else 3,
+        stem_stride=stride,
+        stages=tuple(Stage(width, 2, 3, "plain") for width in (64, 128, 256, 256, 256)[:count]),
         activation="gelu",
         pooling="max",
         recipe=Recipe(side=side, start_side=side),
     )
-    return fitted(genes, shape, flops)
 
 
 # ---------------------------------------------------------------------------------------------- networks
@@ -395,17 +418,17 @@ class Norm(nn.BatchNorm2d):
 class SeparableConv(nn.Sequential):
     """A convolution of each channel alone, then one across channels."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int):
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
         super().__init__(
-            nn.Conv2d(inputs, inputs, kernel, padding=kernel // 2, groups=inputs, bias=False),
+            nn.Conv2d(inputs, inputs, kernel, stride, kernel // 2, groups=inputs, bias=False),
             nn.Conv2d(inputs, outputs, 1, bias=False),
         )
 
 
-def _conv(inputs: int, outputs: int, kernel: int, block: str) -> nn.Module:
+def _conv(inputs: int, outputs: int, kernel: int, block: str, stride: int = 1) -> nn.Module:
     if block == "separable":
-        return SeparableConv(inputs, outputs, kernel)
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+        return SeparableConv(inputs, outputs, kernel, stride)
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     with torch.no_grad():
         nn.init.dirac_(conv.weight[:inputs])  # starts as a copy of its input beside random filters, as in airbench
     return conv
@@ -414,7 +437,7 @@ def _conv(inputs: int, outputs: int, kernel: int, block: str) -> nn.Module:
 class StageModule(nn.Module):
     def __init__(self, inputs: int, stage: Stage, activation: str, pooling: str):
         super().__init__()
-        self.first = _conv(inputs, stage.width, stage.kernel, stage.block)
+        self.first = _conv(inputs, stage.width, stage.kernel, stage.block, 2 if pooling == "stride" else 1)
         self.pool = POOLINGS[pooling]()
         self.norm = Norm(stage.width)
         self.activation = ACTIVATIONS[activation]()
