@@ -170,14 +170,15 @@ class Story:
 
     def deploy(self, name: str, model: Mapping[str, Any]) -> None:
         self.tell.step("Deploying the winner")
-        body = {"name": name, "targets": [{"model": model["id"]}]}
+        targets: dict[str, Any] = {"targets": [{"model": model["id"]}]}
+        path, body, method = "/v1/deployments", {"name": name, **targets}, "POST"
+        if self.client.get(f"{path}/{name}").is_success:  # of a demo before: point it at the new network
+            path, body, method = f"{path}/{name}", targets, "PATCH"
+        said = "" if method == "POST" else f"-X {method} "
         self.tell.command(
-            f"curl $URL/v1/deployments -H \"Authorization: Bearer $KEY\" -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
+            f"curl {said}$URL{path} -H \"Authorization: Bearer $KEY\" -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
         )
-        response = self.client.post("/v1/deployments", json=body)
-        if response.status_code == httpx.codes.CONFLICT:  # of a demo before
-            response = self.client.patch(f"/v1/deployments/{name}", json={"targets": body["targets"]})
-        self.result(response)
+        self.result(self.client.request(method, path, json=body))
 
     def ask(self, name: str, pictures: Sequence[Picture]) -> None:
         self.tell.step(f"Asking about {len(pictures)} pictures that it has never seen")
