@@ -71,6 +71,8 @@ class Hints:
 
     def __init__(self, redis_url: str) -> None:
         self.app = celery_app(redis_url)
+        # Kombu would try for six seconds to reach a broker that is down, while a transaction's caller waits.
+        self.app.conf.broker_transport_options |= {"max_retries": 0, "interval_start": 0, "interval_max": 0}
 
     def send(self, hint: Hint) -> None:
         try:

@@ -258,6 +258,7 @@ class Trial(Base):
     cost: Mapped[Json | None]
     curve: Mapped[list[Json]] = mapped_column(server_default="[]")
     seconds: Mapped[float | None]  # of training, in all attempts that count
+    held_s: Mapped[float | None]  # those, and what start, export and hand-over took
     checkpoint_sha256: Mapped[bytes | None] = mapped_column(ForeignKey("blobs.sha256"))
     weights_sha256: Mapped[bytes | None] = mapped_column(ForeignKey("blobs.sha256"))
     error: Mapped[Json | None]

@@ -43,7 +43,7 @@ def done_of(trial: Trial) -> Done:
         purpose=Purpose(trial.purpose),
         candidate=Candidate.from_json(trial.candidate),
         score=trial.score,
-        seconds=trial.seconds or 0.0,
+        seconds=trial.held_s or trial.seconds or 0.0,
         trial=trial.id,
         state=STATES[trial.state],
         curve=curve_of(trial.curve),

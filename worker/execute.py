@@ -51,6 +51,8 @@ class _Run:
     order: dict[str, Any]
     deadline_s: float | None
     curve: list[dict[str, Any]]
+    seconds_before: float
+    claimed_at: float
     news: list[dict[str, Any]] = field(default_factory=list)
     checkpoint: Path | None = None
     stop_reason: str | None = None
@@ -147,7 +149,7 @@ def _is_away(error: DBAPIError) -> bool:
 
 def _claim(context: Context, trial_id: str, worker: str, scratch: Path) -> _Run | None:
     """Take the trial and lay out what the trainer needs: data, checkpoint, weights to start from."""
-    settings = context.settings
+    settings, claimed_at = context.settings, time.monotonic()
     with context.sessions.begin() as session:
         trial = trials.claim(session, trial_id, worker, settings.lease_s)
         if trial is None:
@@ -188,6 +190,8 @@ def _claim(context: Context, trial_id: str, worker: str, scratch: Path) -> _Run 
             order=order,
             deadline_s=_deadline(trial, settings.trial_overrun_s),
             curve=list(trial.curve),
+            seconds_before=trial.seconds or 0.0,
+            claimed_at=claimed_at,
         )
 
 
@@ -341,6 +345,7 @@ def _settle(context: Context, claimed: _Run, end: _End) -> str:
                 "metrics": end.done["metrics"]
                 | {name: end.done[name] for name in ("epochs", "images_per_s", "mirror_at_test")},
                 "seconds": end.done["seconds"],
+                "held_s": claimed.seconds_before + time.monotonic() - claimed.claimed_at,
             }
             if "weights" in end.done["files"]:
                 values["weights_sha256"] = blobs.put(session, Path(end.done["files"]["weights"]).read_bytes())

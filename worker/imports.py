@@ -1,6 +1,6 @@
 """An uploaded archive becomes a version of a data set: `ingest` does the work, this keeps job, rows and objects."""
 
-import errno
+import os
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from ingest.build import Imported, ImportOptions, Progress, build
 
-from ingest.errors import ImportRefusedError
+from ingest.build import Imported, ImportOptions, Progress, build
+from ingest.errors import DiskFullError, ImportRefusedError
 from ingest.limits import Limits
 from store import datasets
 from store.settings import Settings
@@ -42,7 +42,7 @@ def run(context: Context, job: Job, held: Held) -> None:
     scratch.mkdir(parents=True)
 
     def progress(state: Progress) -> None:
-        held.report(stage=state.stage, done=state.done, total=state.total)
+        held.report(stage=state.stage, done=state.done, total=state.total, fraction=round(state.fraction, 3))
 
     try:
         source = context.objects.fetch(upload_key, context.cache / "objects")
@@ -52,18 +52,16 @@ def run(context: Context, job: Job, held: Held) -> None:
             options=ImportOptions.from_json(job.payload["options"]),
             limits=limits_of(context.settings),
             progress=progress,
+            processes=os.cpu_count() or 1,
         )
         _keep(context, job, held, imported, scratch)
+    except DiskFullError as error:
+        raise RefusedJobError(f"{error}; nothing was imported. Make room and send the data again") from error
     except ImportRefusedError as error:
-        _drop_upload(context, upload_key)
+        with context.sessions.begin() as session:
+            datasets.doom(session, [upload_key])
+            datasets.add_report(session, job.id, ((line.path, line.reason, line.action) for line in error.report))
         raise RefusedJobError(str(error)) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise RefusedJobError(
-            f"the disk of the worker is full ({scratch} needs room for the unpacked pictures); nothing was imported. "
-            "Make room and send the data again"
-        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -78,7 +76,7 @@ def _keep(context: Context, job: Job, held: Held, imported: Imported, scratch: P
         datasets.doom(session, keys.values(), UNNAMED_FOR)
     size = 0
     for name, key in keys.items():
-        held.report(stage="storing", done=size, total=None)
+        held.report(stage="storing", done=size, total=None, fraction=1.0)
         size += context.objects.take_file(key, scratch / name)
     with context.sessions.begin() as session:
         version = datasets.add_version(
@@ -136,8 +134,3 @@ def _rows(imported: Imported) -> Iterator[tuple[Any, ...]]:
             number, row.path, row.label, row.split, row.sha256, row.phash, row.width, row.height, row.size_bytes,
             row.format, row.shard, row.offset, row.length,
         )  # fmt: skip
-
-
-def _drop_upload(context: Context, upload_key: str) -> None:
-    with context.sessions.begin() as session:
-        datasets.doom(session, [upload_key])

@@ -175,12 +175,13 @@ async def put_dataset_data(
     return await runtime.transact(partial(read_job, job_id=job.id)) if wait else job
 
 
-def parse_split(split: str) -> dict[str, float]:
+def parse_split(split: str) -> list[float]:
+    """Shares of train, validation and test."""
     parts = [float(part) / 100 for part in split.split(",")]
     if abs(sum(parts) - 1) > 1e-6 or not parts[0]:
         message = "train, validation and test must add up to 100, with something left for train"
         raise invalid([Fault("split", message, split)])
-    return dict(zip(SPLITS, parts, strict=True))
+    return parts
 
 
 def refuse_early(session: Session, reference: str, create: bool) -> None:

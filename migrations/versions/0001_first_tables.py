@@ -415,6 +415,7 @@ def upgrade() -> None:
             "curve", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), server_default="[]", nullable=False
         ),
         sa.Column("seconds", sa.Float(precision=53), nullable=True),
+        sa.Column("held_s", sa.Float(precision=53), nullable=True),
         sa.Column("checkpoint_sha256", sa.LargeBinary(), nullable=True),
         sa.Column("weights_sha256", sa.LargeBinary(), nullable=True),
         sa.Column("error", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
