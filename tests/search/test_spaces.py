@@ -140,7 +140,9 @@ def test_a_network_exports_with_any_batch_size_and_answers_the_same(space: Space
     torch.manual_seed(0)
     side = space.recipe(genotype).side
     statistics = torch.full((SHAPE.channels,), 120.0), torch.full((SHAPE.channels,), 60.0)
-    weights = Classifier.around(space.build(genotype), *statistics, packed_side=20, side=side).state_dict()
+    weights = Classifier.around(
+        space.build(genotype), SHAPE.classes, *statistics, packed_side=20, side=side
+    ).state_dict()
     labels = [str(label) for label in range(SHAPE.classes)]
     model = to_onnx(space, genotype, weights, packed_side=20, mirror_at_test=True, labels=labels)
     served = served_of(space, genotype, weights, mirror_at_test=True)
