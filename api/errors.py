@@ -1,5 +1,6 @@
 """Every HTTP code of the control plane: what went wrong, as the problem that the caller is told."""
 
+import errno
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ from web.requests import request_id_of
 log = structlog.get_logger()
 
 RETRY_S = "5"
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL_SAID = ("(os error 28)", "(os error 122)", "(os error 27)")  # the same, in the words of obstore
 TURN_TAKEN = (postgres.DeadlockDetected, postgres.SerializationFailure, postgres.LockNotAvailable)
 
 
@@ -68,6 +71,11 @@ def disk_full(where: str) -> ProblemError:
         f"{where} has no space left; nothing was kept of this request. Free some (delete data sets or models that are "
         "not needed) and send it again",
     )
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether something could not be written for want of space."""
+    return getattr(error, "errno", None) in FULL or any(said in str(error) for said in FULL_SAID)
 
 
 def from_option(error: OptionError) -> ProblemError:
@@ -140,7 +148,15 @@ async def _on_database(request: Request, error: Exception) -> Response:
     return answer(request, problem)
 
 
+async def _on_system(request: Request, error: Exception) -> Response:
+    if is_disk_full(error):
+        return answer(request, disk_full("the disk of the object store"))
+    raise error
+
+
 async def _on_objects(request: Request, error: Exception) -> Response:
+    if is_disk_full(error):
+        return answer(request, disk_full("the disk of the object store"))
     log.warning("request.objects_failed", reason=str(error))
     detail = "the object store does not give or take the bytes; the server's log says why. Try again later"
     return answer(request, ProblemError(503, "objects-unavailable", detail, headers={"Retry-After": RETRY_S}))
@@ -163,6 +179,7 @@ HANDLERS: Mapping[int | type[Exception], Handler] = {
     OptionError: _on_option,
     ReplayError: _on_replay,
     ObjectsError: _on_objects,
+    OSError: _on_system,
     sql.DBAPIError: _on_database,
     sql.TimeoutError: _on_database,
     psycopg.Error: _on_database,

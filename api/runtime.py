@@ -22,7 +22,8 @@ from web.problems import ProblemError
 
 T = TypeVar("T")
 
-CONNECTIONS = 20  # of Postgres' usual 100: room for several API processes and workers beside each other
+POOL_SIZE = 10  # and as many on top: 20 of Postgres' usual 100, room for other processes
+SLOTS = 16  # fewer than connections: the rest is for requests that commit something early, in a transaction of its own
 SLOT_WAIT_S = 15.0
 POLL_FIRST_S = 0.2
 POLL_LAST_S = 1.0  # a follower with nothing to hear costs one query a second
@@ -30,7 +31,7 @@ POLL_LAST_S = 1.0  # a follower with nothing to hear costs one query a second
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """slots: as many as there are connections. Whoever wants one waits here, on the event loop, not in a thread:
+    """slots: rights to a connection. Whoever wants one waits here, on the event loop, not in a thread:
     forty threads waiting for connections would leave none to those that hold one and want to give it back.
     stopping: set when the server was told to end; what waits or streams then comes to its end.
     """
@@ -48,7 +49,7 @@ class Runtime:
     @classmethod
     def of(cls, settings: Settings, metrics: Metrics) -> "Runtime":
         """To be called on the event loop. Connects to nothing yet: a service whose Postgres is down says so itself."""
-        engine = engine_for(settings.require_database_url(), pool_size=CONNECTIONS // 2)
+        engine = engine_for(settings.require_database_url(), pool_size=POOL_SIZE)
         hints = Hints(settings.require_redis_url())
         return cls(
             settings=settings,
@@ -56,7 +57,7 @@ class Runtime:
             sessions=sessions_for(engine, hints),
             hints=hints,
             objects=Objects.of(settings),
-            slots=CapacityLimiter(CONNECTIONS),
+            slots=CapacityLimiter(SLOTS),
             stopping=asyncio.Event(),
             rates=Rates(settings.requests_per_minute),
             metrics=metrics,

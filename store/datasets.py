@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from psycopg import Connection
-from sqlalchemy import func, select, tuple_, update
+from sqlalchemy import Integer, cast, func, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -129,11 +129,12 @@ def spare(session: Session, keys: Iterable[str]) -> None:
     session.flush()
 
 
-def describe(session: Session, dataset: Dataset, description: str) -> None:
+def touch(session: Session, dataset: Dataset, **values: Any) -> None:
+    """Change columns of a data set's row, and its revision with them."""
     session.execute(
         update(Dataset)
         .where(Dataset.id == dataset.id)
-        .values(description=description, revision=Dataset.revision + 1, updated_at=func.clock_timestamp())
+        .values(revision=Dataset.revision + 1, updated_at=func.clock_timestamp(), **values)
     )
     session.refresh(dataset)
 
@@ -212,6 +213,57 @@ def add_version(session: Session, dataset_id: str, new: NewVersion) -> DatasetVe
         session.add(Finding(version_id=version.id, ordinal=ordinal, **finding))
     session.flush()
     return version
+
+
+def add_division(
+    session: Session,
+    version: DatasetVersion,
+    splits: bytes,
+    counts: Mapping[str, Mapping[str, int]],
+    index_key: str,
+    index_bytes: int,
+    content_hash: str,
+) -> DatasetVersion:
+    """A version of the same pictures with other splits: one byte per example, in order. counts: split → label →
+    examples. What was found about the pictures holds for it, what was found about their split does not."""
+    number = session.scalar(
+        select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == version.dataset_id)
+    )
+    divided = DatasetVersion(
+        id=new_id("version"),
+        dataset_id=version.dataset_id,
+        number=(number or 0) + 1,
+        content_hash=content_hash,
+        labels=version.labels,
+        preprocessing=version.preprocessing,
+        images_key=version.images_key,
+        index_key=index_key,
+        shard_keys=version.shard_keys,
+        example_count=version.example_count,
+        size_bytes=index_bytes,  # the pictures count where they came
+        stats={**version.stats, "splits": {split: dict(labels) for split, labels in counts.items()}},
+    )
+    session.add(divided)
+    session.flush()
+    kept = [Example.__table__.c[name] for name in EXAMPLE_COLUMNS if name != "split"]
+    split = func.get_byte(literal(splits), cast(Example.number, Integer))
+    session.execute(
+        insert(Example).from_select(
+            ["version_id", *(column.name for column in kept), "split"],
+            select(literal(divided.id), *kept, split).where(Example.version_id == version.id),
+        )
+    )
+    kind, *others = (Finding.kind, Finding.ordinal, Finding.severity, Finding.message, Finding.labels, Finding.examples)
+    session.execute(
+        insert(Finding).from_select(
+            ["version_id", "kind", *(column.key for column in others)],
+            select(literal(divided.id), kind, *others).where(
+                Finding.version_id == version.id, ~Finding.kind.startswith("split_")
+            ),
+        )
+    )
+    session.refresh(divided)
+    return divided
 
 
 def add_report(session: Session, job_id: str, lines: Iterable[tuple[str, str, str]]) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.datasets import pictures, uploads
+from api.datasets.division import divide
 from api.datasets.schemas import (
     SPLITS,
     Dataset,
@@ -21,11 +22,13 @@ from api.datasets.schemas import (
     LabelList,
     LabelStats,
     NewDataset,
+    NewSplit,
     Span,
     SplitCounts,
     SplitName,
     Task,
     VersionPage,
+    VersionSummary,
 )
 from api.datasets.views import dataset_view, example_view, finding_view, version_view
 from api.deps import Editor, Once, Unchanged, Viewer, Work
@@ -34,6 +37,7 @@ from api.jobs.views import is_over, job_view
 from api.routing import Route, StreamedRoute, revision_tag
 from api.runtime import runtime_of
 from api.schemas import DatasetRef, Freed, PageSize, PageToken, Wait, link_to
+from ingest.imported import SIDES, ImportOptions
 from store import audit, datasets, tables
 from store.errors import NotFoundError
 from store.pages import page
@@ -96,7 +100,7 @@ def update_dataset(
     """Change the description."""
     found = datasets.get(work, dataset, lock=True)
     unchanged.check(found.revision)
-    datasets.describe(work, found, patch.description)
+    datasets.touch(work, found, description=patch.description)
     audit.note(work, caller.id, "dataset.update", found.id, {"description": patch.description})
     response.headers.update(revision_tag(found.revision))
     return dataset_view(found, datasets.latest_version(work, found))
@@ -143,18 +147,23 @@ async def put_dataset_data(
     given_split: Annotated[
         bool, Query(description="Keep a division into train, validation and test that the upload has.")
     ] = True,
+    max_side: Annotated[
+        int, Query(ge=SIDES[0], le=SIDES[-1], description="Pixels on a side to pack pictures to, at most.")
+    ] = SIDES[-1],
     wait: Wait = 0,
 ) -> Job:
     """Send pictures: `curl -T flowers.zip '…/v1/datasets/flowers/data?create=true'`. An import begins.
 
     The content decides the format. The body is streamed and may be chunked; when it is cut off, nothing is kept.
     """
-    fractions = parse_split(split)
+    try:
+        options = ImportOptions(parse_split(split), seed, given_split, max_side).to_json()
+    except ValueError as error:
+        raise invalid([Fault("split", str(error), split)]) from error
     runtime = runtime_of(request)
     uploads.check_declared(request, runtime)
     await runtime.transact(partial(refuse_early, reference=dataset, create=create))
     key, size = await uploads.receive(request, runtime)
-    options = {"fractions": fractions, "seed": seed, "use_given_split": given_split}
 
     def begin(session: Session) -> Job:
         found = find_or_create(session, dataset, task) if create else datasets.get(session, dataset)
@@ -175,13 +184,12 @@ async def put_dataset_data(
     return await runtime.transact(partial(read_job, job_id=job.id)) if wait else job
 
 
-def parse_split(split: str) -> list[float]:
-    """Shares of train, validation and test."""
-    parts = [float(part) / 100 for part in split.split(",")]
-    if abs(sum(parts) - 1) > 1e-6 or not parts[0]:
-        message = "train, validation and test must add up to 100, with something left for train"
-        raise invalid([Fault("split", message, split)])
-    return parts
+def parse_split(split: str) -> tuple[float, float, float]:
+    """Raises ValueError for parts of which one is nothing: each has its use in a search."""
+    train, validation, test = (float(part) / 100 for part in split.split(","))
+    if not (train and validation and test) or abs(train + validation + test - 1) > 1e-6:
+        raise ValueError("train, validation and test must each have something and add up to 100")
+    return train, validation, test
 
 
 def refuse_early(session: Session, reference: str, create: bool) -> None:
@@ -207,6 +215,30 @@ def find_or_create(session: Session, name: str, task: str) -> tables.Dataset:
 
 def read_job(session: Session, job_id: str) -> Job:
     return job_view(session.get_one(tables.Job, job_id))
+
+
+@router.post("/{dataset}/split", status_code=201)
+def split_dataset(
+    request: Request,
+    dataset: DatasetRef,
+    new: NewSplit,
+    work: Work,
+    caller: Editor,
+    _: Once,
+    unchanged: Unchanged,
+    response: Response,
+) -> VersionSummary:
+    """Divide the newest version into train, validation and test anew. It makes a version; the others stay as they are."""
+    found = datasets.get(work, dataset, lock=True)
+    unchanged.check(found.revision)
+    parts = new.fractions
+    fractions = (parts.train, parts.validation, parts.test)
+    version = divide(work, runtime_of(request), found, fractions, new.seed)
+    datasets.touch(work, found)
+    details = {"name": found.name, "version": version.number, "fractions": fractions, "seed": new.seed}
+    audit.note(work, caller.id, "dataset.split", found.id, details)
+    response.headers["Location"] = link_to("datasets", found.name, "versions")
+    return version_view(version)
 
 
 @router.get("/{dataset}/versions")

@@ -1,13 +1,11 @@
 """Bytes of a request into the object store: whole or not at all."""
 
 import asyncio
-import errno
 import shutil
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import structlog
-from obstore.exceptions import BaseError
 from starlette.requests import ClientDisconnect, Request
 
 from api.errors import disk_full
@@ -18,8 +16,6 @@ from web.problems import ProblemError
 
 log = structlog.get_logger()
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-FULL_SAID = ("(os error 28)", "(os error 122)", "(os error 27)")  # ENOSPC, EDQUOT, EFBIG
 UPLOAD_LASTS_AT_MOST = timedelta(days=2)
 
 
@@ -56,7 +52,7 @@ async def receive(request: Request, runtime: Runtime) -> tuple[str, int]:
     """Stream the body into an object; returns its key and size.
 
     The key is doomed before the first byte is written: whatever happens to this process, the sweep clears up. Raises
-    ProblemError: 413, 422 when empty, 507 when the disk is full. Raises ClientDisconnect when the caller is gone.
+    ProblemError: 413, 422 when empty; OSError when the disk is full; ClientDisconnect when the caller is gone.
     """
     key = f"uploads/{new_id('upload')}"
     limit = runtime.settings.upload_max_bytes
@@ -79,11 +75,4 @@ async def receive(request: Request, runtime: Runtime) -> tuple[str, int]:
         await asyncio.shield(runtime.transact(lambda session: datasets.doom(session, [key])))
         if isinstance(error, ClientDisconnect):
             log.info("upload.cut_off", key=key)
-        if isinstance(error, OSError | BaseError) and is_disk_full(error):
-            raise disk_full("the disk of the object store") from error
         raise
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether the object store could not write for want of space; obstore tells some of it in words alone."""
-    return getattr(error, "errno", None) in FULL or any(said in str(error) for said in FULL_SAID)

@@ -1,13 +1,16 @@
 """Data sets over HTTP: made, filled, looked at, deleted."""
 
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 from fastapi.testclient import TestClient
 from PIL import Image
 from sqlalchemy import select
 
-from store import jobs
+from store import datasets, jobs
 from store.tables import AuditEntry, DoomedObject, Job
 from tests.api.world import World, png
 
@@ -152,3 +155,47 @@ def test_an_empty_upload_is_refused(client: TestClient, world: World) -> None:
         assert "empty" in answer.json()["detail"]
     assert world.uploads() == []
     assert client.get("/v1/datasets/bare").status_code == 404
+
+
+def test_a_data_set_is_divided_anew_in_a_new_version(client: TestClient, world: World) -> None:
+    world.dataset(examples=40)
+    before = client.get("/v1/datasets/pets/stats").json()
+    body = {"fractions": {"train": 0.5, "validation": 0.25, "test": 0.25}, "seed": 7}
+    answer = client.post("/v1/datasets/pets/split", json=body)
+    assert answer.status_code == 201
+    assert (answer.json()["number"], answer.json()["examples"]) == (2, 40)
+    stats = client.get("/v1/datasets/pets/stats").json()
+    assert (stats["version"], stats["splits"]) == (2, {"train": 20, "validation": 10, "test": 10})
+    assert [label["test"] for label in stats["labels"]] == [5, 5]
+    assert client.get("/v1/datasets/pets/stats?version=1").json() == before
+    example = client.get("/v1/datasets/pets/examples/3").json()
+    assert client.get(example["links"]["content"]).content == png(3)
+    assert [item["kind"] for item in client.get("/v1/datasets/pets/findings").json()["items"]] == ["tiny-class"]
+    version = world.run(lambda session: datasets.require_version(session, datasets.get(session, "pets")))
+    assert version.stats["splits"]["test"] == {"cat": 5, "dog": 5}
+    with np.load(world.objects.fetch(version.index_key, Path())) as index:
+        assert np.bincount(index["splits"]).tolist() == [20, 10, 10]
+    assert client.post("/v1/datasets/pets/split", json=body).json()["content_hash"] != answer.json()["content_hash"]
+    doomed = world.run(lambda session: session.scalars(select(DoomedObject.key)).all())
+    assert doomed == ["uploads/pets"]  # of the import that made it
+
+
+def test_a_division_that_is_none_is_refused(client: TestClient, world: World) -> None:
+    world.dataset()
+    for parts, field in (
+        ({"train": 0.5}, "fractions"),
+        ({"train": 0, "validation": 0.5, "test": 0.5}, "fractions.train"),
+        ({"train": 1e999, "validation": 0.5, "test": 0.5}, "fractions.train"),
+        ({"training": 1}, "fractions.training"),
+    ):
+        answer = client.post(
+            "/v1/datasets/pets/split",
+            content=json.dumps({"fractions": parts}),
+            headers={"Content-Type": "application/json"},
+        )
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"] == field
+    client.post("/v1/datasets", json={"name": "bare"})
+    assert client.post("/v1/datasets/bare/split", json={}).status_code == 409
+    client.put("/v1/datasets/pets/data", content=b"zip")
+    assert client.post("/v1/datasets/pets/split", json={}).status_code == 409

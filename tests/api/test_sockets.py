@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from sqlalchemy import select
 
 from api import events
-from api.datasets.uploads import is_disk_full
+from api.errors import is_disk_full
 from store import searches
 from store.settings import Settings
 from store.states import SearchState

@@ -53,6 +53,10 @@ class World:
         packed = io.BytesIO()
         np.save(packed, pictures)
         self._put(f"{prefix}/images.npy", packed.getvalue())
+        index = io.BytesIO()
+        groups = np.arange(examples, dtype=np.int32)
+        np.savez(index, labels=groups % 2, splits=np.zeros(examples, np.uint8), groups=groups)
+        self._put(f"{prefix}/index.npz", index.getvalue())
         self._put(f"{prefix}/originals-00000.bin", b"".join(originals))
         starts = np.cumsum([0, *(len(original) for original in originals)]).tolist()
         split = [0] * (examples - 2) + [1, 2]
@@ -75,7 +79,7 @@ class World:
                     index_key=f"{prefix}/index.npz",
                     shard_keys=[f"{prefix}/originals-00000.bin"],
                     size_bytes=1000,
-                    stats={"counts": {"files": examples}},
+                    stats={"counts": {"files": examples}, "splits": {}},
                     example_count=examples,
                     examples=rows,
                     findings=[
@@ -85,7 +89,8 @@ class World:
                             "message": "few cats",
                             "labels": ["cat"],
                             "examples": [0],
-                        }
+                        },
+                        {"kind": "split_leak", "severity": "info", "message": "m", "labels": [], "examples": []},
                     ],
                 ),
             )
