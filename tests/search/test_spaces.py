@@ -15,6 +15,7 @@ from search.classifier import Classifier
 from search.export import parity, served_of, to_onnx
 from search.space import Genotype, InvalidGenotypeError, Json, Shape, Space
 from search.spaces import space_for
+from search.spaces.stages import reference
 from tests.search.spaces import SHAPE, SMALL, small_space
 
 
@@ -197,6 +198,15 @@ def test_unknown_spaces_and_options_are_refused_with_what_there_is() -> None:
         space_for("cell", SHAPE, {"depth": 3})
     with pytest.raises(OptionError, match=r"space_options\.blocks: 9 is not between 1 and 7"):
         space_for("cell", SHAPE, {"blocks": 9})
+
+
+def test_samples_lie_around_the_centre_where_a_space_has_one() -> None:
+    whole = small_space("stages")
+    large = reference(SHAPE, 60_000_000).to_genotype()
+    around = space_for("stages", SHAPE, {}, centre=large)
+    flops = sorted(around.cost(around.sample(Random(seed))).flops for seed in range(15))
+    assert flops[7] > 2 * whole.cost(whole.sample(Random(0))).flops
+    assert space_for("cell", SHAPE, {}, centre=large).sample(Random(0)).space == "cell"
 
 
 @pytest.mark.parametrize("side", [8, 13, 28])
