@@ -10,7 +10,7 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from store import events
+from store import events, trials
 from store.database import hint
 from store.datasets import check_name
 from store.errors import ConflictError, NotFoundError, RefusedError
@@ -123,6 +123,13 @@ def move(session: Session, search: Search, to: SearchState, **values: Any) -> No
             f"that is possible from: {', '.join(sources(to))}"
         )
     record(session, search)
+
+
+def end(session: Session, search: Search, error: str) -> None:
+    """Give the search up where it stands; its best model stays."""
+    move(session, search, SearchState.FAILED, error=error)
+    for trial in trials.of_search(session, search.id, TrialState.QUEUED):
+        trials.withdraw(session, trial, {"kind": "search_failed", "message": error})
 
 
 def tick(session: Session, search_id: str, at_most_s: float = MAX_TICK_S) -> tuple[float, Search]:

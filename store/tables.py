@@ -220,6 +220,7 @@ class Search(Base):
     best_trial_id: Mapped[str | None]
     model_id: Mapped[str | None]  # the best so far, deployable
     error: Mapped[str | None]
+    failed_turns: Mapped[int] = mapped_column(server_default="0")  # in a row
     created_at: Mapped[datetime] = created_column()
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]

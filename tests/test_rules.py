@@ -12,7 +12,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 
 # Who may catch everything: where a bug in one piece of work must not take the process with it, and where a decoder meets
 # hostile bytes.
-CATCHES_ALL = {"worker/execute.py", "worker/jobs.py", "worker/trainer.py", "ingest/preprocess.py"}
+CATCHES_ALL = {"worker/advance.py", "worker/execute.py", "worker/jobs.py", "worker/trainer.py", "ingest/preprocess.py"}
 FORBIDDEN_CALLS = {"eval", "exec", "pickle.load", "pickle.loads", "torch.load", "yaml.load", "os.system"}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from search.candidate import Purpose
@@ -24,6 +25,7 @@ from worker.engine import budget_of, done_of, shape_of, space_of, work_of
 
 log = structlog.get_logger()
 
+MAX_FAILED_TURNS = 5
 MAX_GAP_S = 1.0  # between the end of a trial and the turn that follows: worked time, too
 ENDED = (TrialState.SUCCEEDED, TrialState.FAILED, TrialState.PRUNED)
 UNFINISHED = (TrialState.QUEUED, TrialState.RUNNING)
@@ -32,7 +34,24 @@ TRIALS_BUDGET_FLOPS_PER_S, TRIALS_BUDGET_S = 20e9, 60.0
 
 
 def take_turn(context: Context, search_id: str) -> None:
-    """Move the search on as far as it can be moved now."""
+    """Move the search on as far as it can be moved now.
+
+    A bug in a turn must not take it for ever: after MAX_FAILED_TURNS in a row the search fails, with its best model.
+    """
+    try:
+        _take_turn(context, search_id)
+    except DBAPIError:
+        raise
+    except Exception as error:
+        log.exception("search.turn_failed", search=search_id)
+        with context.sessions.begin() as session:
+            search = session.get_one(Search, search_id, with_for_update=True)
+            search.failed_turns += 1
+            if search.failed_turns >= MAX_FAILED_TURNS and not is_final(search.state):
+                searches.end(session, search, f"its turns fail: {type(error).__name__}: {error}")
+
+
+def _take_turn(context: Context, search_id: str) -> None:
     with context.sessions.begin() as session:
         search = session.scalars(select(Search).where(Search.id == search_id).with_for_update()).one_or_none()
         if search is None or is_final(search.state):
@@ -43,6 +62,7 @@ def take_turn(context: Context, search_id: str) -> None:
             _finish(session, search)
         elif search.state in (SearchState.QUEUED, SearchState.RUNNING):
             _go_on(session, search)
+        search.failed_turns = 0
 
 
 def _cancel(session: Session, search: Search) -> None:

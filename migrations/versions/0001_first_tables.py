@@ -324,6 +324,7 @@ def upgrade() -> None:
         sa.Column("best_trial_id", sa.Text(), nullable=True),
         sa.Column("model_id", sa.Text(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("failed_turns", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),

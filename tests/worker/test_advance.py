@@ -69,14 +69,28 @@ def test_a_crash_in_a_turn_leaves_it_to_be_taken_again(context: Context, monkeyp
 
     with monkeypatch.context() as patched:
         patched.setattr(advance.trials, "insert", crash)
-        with pytest.raises(MemoryError):
-            take_turn(context, search_id)
+        take_turn(context, search_id)
     (floor,) = trials_of(context, search_id)
     assert floor.told_at is None
+    assert search_of(context, search_id).failed_turns == 1
     take_turn(context, search_id)
     floor, *more = trials_of(context, search_id)
     assert floor.told_at is not None
     assert more
+    assert search_of(context, search_id).failed_turns == 0
+
+
+def test_a_bug_in_every_turn_ends_the_search_and_is_named(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    search_id = new_search(context)
+
+    def crash(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(advance, "plan", crash)
+    for _ in range(advance.MAX_FAILED_TURNS):
+        take_turn(context, search_id)
+    search = search_of(context, search_id)
+    assert (search.state, search.error) == (SearchState.FAILED, "its turns fail: RuntimeError: a bug")
 
 
 def test_a_state_that_cannot_be_read_is_rebuilt_by_replay(context: Context) -> None:
