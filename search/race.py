@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 # Budgets in trials.
 EXPLORE_EPOCHS = 5.0  # of the floor and of each candidate: enough to rank them roughly
 FINAL_EPOCHS = 20.0
-_ROUND = (
-    4  # candidates asked for at once: this many workers are busy, and the plan does not depend on how many there are
-)
+_ROUND = 4  # candidates asked for at once: so many workers are busy, and how many there are does not change the plan
 
 # Budgets in seconds.
 _MIN_TRIAL_S = 6.0  # below this, starting and validating outweigh training
@@ -38,9 +36,7 @@ _MAX_FLOOR_S = 55.0  # a deployable network within the first minute, whatever th
 _START_S = 1.5  # from plan to first step, until trials have shown it
 _DISPATCH_S = 0.5  # from plan to a worker's claim
 _MIN_RESERVE_S, _RESERVE_SHARE, _MAX_RESERVE_SHARE = 4.0, 0.02, 0.2  # test evaluation, export and hand-over
-_EVALUATION_EPOCHS = (
-    0.15  # a pass over the test pictures, in epochs of training: a fifth as many, forward only, mirrored
-)
+_EVALUATION_EPOCHS = 0.15  # a pass over the test pictures, in epochs: a fifth as many, forward only, mirrored
 
 # How many pictures a training wants to see. Beyond 'enough' returns are small, below 'least' scores are noise.
 _FINAL_EPOCHS_ENOUGH, _FINAL_PICTURES_ENOUGH = 40.0, 100_000.0
@@ -123,7 +119,7 @@ def plan(
 ) -> Turn:
     """The next trials. Tell the strategy what ended first (see `observations`); `plan` itself only asks.
 
-    spent_s: wall-clock worked on this search so far. done: in the order they ended. running: planned and not ended,
+    spent_s: wall-clock worked on this search so far. done: in one order, about that in which they ended. running: planned and not ended,
     queued ones included. slots: trials that could start at once. devices: those that work for this search.
     Returns at most `slots` trials, except under a budget in trials: then a round may be longer and the rest waits in
     the queue, since what is planned must not depend on how many workers there are.
@@ -274,7 +270,11 @@ class _Pace:
     @classmethod
     def of(cls, done: Sequence[Done]) -> "_Pace | None":
         """From the floor when it succeeded, so that later trials do not move the plan; else from whatever did."""
-        trials = [each for each in done if each.state == "succeeded" and each.curve and each.curve[-1].epoch > 0]
+        trials = [
+            each
+            for each in done
+            if each.state == "succeeded" and each.curve and min(each.curve[-1].epoch, each.curve[-1].images_per_s) > 0
+        ]
         trials.sort(key=lambda each: each.purpose is not Purpose.FLOOR)
         if not trials:
             return None
@@ -292,7 +292,8 @@ class Schedule:
 
     All in seconds of worked time. end_s: when training must be over. explore_until_s: when candidates give way to the
     final. explore_s: length of each candidate's training; None when exploring would take more than it can give.
-    start_s: from plan to first step. finals: how many architectures are trained to the end; more where devices would be idle.
+    start_s: from plan to first step. finals: how many architectures are trained to the end, or more of them where
+    devices would be idle.
     """
 
     end_s: float
@@ -328,9 +329,8 @@ def schedule(budget_s: float, done: Sequence[Done], devices: int) -> Schedule:
 
     ranks_s = pace.seconds_of(max(_EXPLORE_EPOCHS_ENOUGH * pace.pictures, _EXPLORE_PICTURES_ENOUGH))
     least_s = pace.seconds_of(min(_EXPLORE_EPOCHS_LEAST * pace.pictures, _EXPLORE_PICTURES_LEAST))
-    explore_s = max(
-        min(explore_s, 2 * ranks_s), least_s, _MIN_TRIAL_S
-    )  # twice: candidates may be slower than the floor
+    # Twice what ranks, since candidates may be slower than the floor.
+    explore_s = max(min(explore_s, 2 * ranks_s), least_s, _MIN_TRIAL_S)
     explore_s = _settled(round(explore_s, 1), done)
     floor = next((each for each in done if each.purpose is Purpose.FLOOR and each.state == "succeeded"), None)
     comparable = floor is not None and floor.candidate.fidelity.compares_with(Fidelity(seconds=explore_s))
