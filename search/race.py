@@ -119,8 +119,8 @@ def plan(
 ) -> Turn:
     """The next trials. Tell the strategy what ended first (see `observations`); `plan` itself only asks.
 
-    spent_s: wall-clock worked on this search so far. done: in one order, about that in which they ended. running: planned and not ended,
-    queued ones included. slots: trials that could start at once. devices: those that work for this search.
+    spent_s: wall-clock worked on this search so far. done: what ended, older trials first. running: planned and not
+    ended, queued ones included. slots: trials that could start at once. devices: those that work for this search.
     Returns at most `slots` trials, except under a budget in trials: then a round may be longer and the rest waits in
     the queue, since what is planned must not depend on how many workers there are.
     """

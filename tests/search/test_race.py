@@ -136,15 +136,9 @@ def test_a_budget_in_seconds_is_kept_and_used(seconds: float, speed: tuple[int, 
     assert done.now <= division.end_s + 1.0 <= seconds
     assert done.now >= 0.93 * division.end_s - 2.0
     assert done.idle_s <= 0.02 * done.now * devices + 3.0
-
-
-@pytest.mark.parametrize(("seconds", "speed", "devices"), GRID)
-def test_candidates_are_trained_for_equal_seconds(seconds: float, speed: tuple[int, float], devices: int) -> None:
-    done = Simulation(Budget(seconds=seconds), *speed, devices=devices).run()
-    lengths = [work.candidate.fidelity.seconds or 0.0 for work in done.of(Purpose.EXPLORE)]
-    if devices > 1:  # the first ones start beside the floor, before its pace is known
-        lengths = lengths[devices - 1 :]
-    assert not lengths or max(lengths) == min(lengths)
+    # Candidates had equal seconds; on several devices the first ones start beside the floor, its pace still unknown.
+    lengths = {work.candidate.fidelity.seconds for work in done.of(Purpose.EXPLORE)[devices - 1 :]}
+    assert len(lengths) <= 1
 
 
 @pytest.mark.parametrize("strategy", ["race", "random", "evolution"])
