@@ -38,7 +38,7 @@ def members(source: Path, limits: Limits, report: Report) -> Iterator[Member]:
         raise ImportRefusedError(f"The upload is empty (0 bytes). Send {ACCEPTED}.")
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         found = _zip_members(source, limits)
-    elif any(head.startswith(magic) for magic, *_ in PACKINGS) or _is_tar_header(head):
+    elif any(head.startswith(magic) for magic, *_ in PACKINGS) or head[257:262] == b"ustar" or _is_tar_header(head):
         found = _tar_members(source, limits, report)
     elif sniff(head) is not None:
         raise ImportRefusedError(
@@ -150,6 +150,7 @@ def _tar_members(source: Path, limits: Limits, report: Report) -> Iterator[_Raw]
                 _tar_kind(entry),
             )
             entry = _next(archive, stream, report)
+        stream.drain()
 
 
 def _take(stream: Unpacked, count: int) -> bytes:
@@ -197,7 +198,9 @@ def _tar_kind(entry: tarfile.TarInfo) -> str:
 
 
 def _is_tar_header(head: bytes) -> bool:
-    """By its checksum: the oldest tars carry no magic."""
+    """By its checksum: the oldest tars carry no magic. An empty tar is zeros alone."""
+    if head == tarfile.NUL * tarfile.BLOCKSIZE:
+        return True
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except tarfile.TarError:

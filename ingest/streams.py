@@ -145,6 +145,11 @@ class Unpacked:
                 raise EOFError
         self._at += count
 
+    def drain(self) -> None:
+        """Read on to the end: only there do gzip and xz say whether all that was read is sound."""
+        while self._fill():
+            pass
+
     def _get(self, count: int) -> bytes:
         end = self._at + count
         if end <= len(self._buffer):
