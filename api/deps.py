@@ -2,10 +2,12 @@
 
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
+from anyio import CancelScope
+from anyio.to_thread import run_sync
 from fastapi import Depends, Header, Security
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
@@ -69,20 +71,27 @@ async def current_caller(
     return caller
 
 
-async def connection_slot(request: Request, _: Annotated[Caller, Depends(current_caller)]) -> AsyncIterator[None]:
-    """A connection is free for this request from here on until its transaction has ended.
+async def unit_of_work(request: Request, _: Annotated[Caller, Depends(current_caller)]) -> AsyncIterator[Session]:
+    """The request's one transaction: committed before the answer leaves, rolled back when anything was raised.
 
     Comes after the caller is known, whose own transaction is over by then: a request never waits for a second
     connection while it holds one.
     """
-    async with runtime_of(request).slot():
-        yield
+    runtime = runtime_of(request)
+    async with runtime.slot():
+        session, whole = runtime.sessions(), False
+        try:
+            yield session
+            whole = True
+        finally:
+            with CancelScope(shield=True):
+                await run_sync(end, session, whole)
 
 
-def unit_of_work(request: Request, _: Annotated[None, Depends(connection_slot, scope="function")]) -> Iterator[Session]:
-    """The request's one transaction: committed before the answer leaves, rolled back when anything was raised."""
-    with runtime_of(request).sessions.begin() as session:
-        yield session
+def end(session: Session, whole: bool) -> None:
+    with session:
+        if whole:
+            session.commit()
 
 
 # By default FastAPI runs what follows `yield` when the answer has left: a failing commit would have answered 200.

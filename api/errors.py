@@ -10,6 +10,7 @@ import psycopg
 import structlog
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from obstore.exceptions import BaseError
 from psycopg import errors as postgres
 from pydantic import BaseModel
 from sqlalchemy import exc as sql
@@ -180,6 +181,7 @@ HANDLERS: Mapping[int | type[Exception], Handler] = {
     ReplayError: _on_replay,
     ObjectsError: _on_objects,
     OSError: _on_system,
+    BaseError: _on_objects,
     sql.DBAPIError: _on_database,
     sql.TimeoutError: _on_database,
     psycopg.Error: _on_database,

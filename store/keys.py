@@ -53,20 +53,21 @@ def create_key(session: Session, name: str, role: Role, expires_at: datetime | N
 
 def authenticate(session: Session, secret: str) -> ApiKey | None:
     """The key of `secret` if it is known, not revoked and not expired; notes when it was used."""
-    key = session.scalars(
-        select(ApiKey).where(
+    unused = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.clock_timestamp() - USED_EVERY)
+    found = session.execute(
+        select(ApiKey, unused).where(
             ApiKey.digest == _digest(secret),
             ApiKey.revoked_at.is_(None),
             or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.clock_timestamp()),
         )
     ).one_or_none()
-    if key is not None:
+    if found is None:
+        return None
+    key, to_be_noted = found
+    if to_be_noted:
         session.execute(
             update(ApiKey)
-            .where(
-                ApiKey.id == key.id,
-                or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.clock_timestamp() - USED_EVERY),
-            )
+            .where(ApiKey.id == key.id)
             .values(last_used_at=func.clock_timestamp())
             .execution_options(synchronize_session=False)
         )
