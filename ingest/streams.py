@@ -92,6 +92,7 @@ class Unpacked:
         self._at = 0  # first byte of the buffer not yet taken
         self._before = 0  # unpacked bytes before the buffer
         self._ended = False
+        self._read_bytes = 0
 
     def __enter__(self) -> "Unpacked":
         return self
@@ -101,7 +102,7 @@ class Unpacked:
 
     def fraction(self) -> float:
         """How much of the packed file has been read, 0 to 1."""
-        return min(1.0, self._file.tell() / max(1, self._packed_bytes))
+        return min(1.0, self._read_bytes / max(1, self._packed_bytes))
 
     def tell(self) -> int:
         return self._before + self._at
@@ -191,7 +192,7 @@ class Unpacked:
         """The next piece, empty while more input is needed. Sets `_ended` at the end of the last stream."""
         if self._decompressor.eof:
             rest = self._decompressor.unused_data.lstrip(b"\x00")  # padding
-            while len(rest) < _MAGIC_BYTES and (more := self._file.read(_READ_BYTES)):
+            while len(rest) < _MAGIC_BYTES and (more := self._read_packed()):
                 rest = (rest + more).lstrip(b"\x00")
             if not any(rest.startswith(magic) for magic, *_ in PACKINGS):
                 self._ended = True  # what follows the last stream is no part of it; gzip and xz pass over it, too
@@ -199,12 +200,17 @@ class Unpacked:
             self._decompressor, self._pending = self._new(), rest
         data, self._pending = self._pending, b""
         if self._decompressor.needs_input and not data:
-            data = self._file.read(_READ_BYTES)
+            data = self._read_packed()
             if not data:
                 if self.packing:
                     raise EOFError
                 self._ended = True
         return self._decompressor.decompress(data, _UNPACK_BYTES)
+
+    def _read_packed(self) -> bytes:
+        data = self._file.read(_READ_BYTES)
+        self._read_bytes += len(data)
+        return data
 
     def _damage(self, error: Exception) -> str:
         if isinstance(error, EOFError):
