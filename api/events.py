@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Header
 from fastapi.sse import format_sse_event
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -60,7 +61,7 @@ async def tell(runtime: Runtime, stream: str, ended: Standing, number: int) -> A
     while True:
         try:
             final, fresh = await look(runtime, stream, ended, number)
-        except DBAPIError:  # the database is away: the caller stays connected until it is back
+        except (DBAPIError, PoolTimeoutError, ProblemError):  # no database: the caller stays until it is back
             final, fresh = None, []
         except NotFoundError:
             final, fresh = "deleted", []

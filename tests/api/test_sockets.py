@@ -15,7 +15,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import select
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
 from api import events
 from api.errors import is_disk_full
@@ -101,6 +102,25 @@ def test_followers_hold_no_connection_and_are_kept_alive(
     finally:
         for stream in streams:
             stream.__exit__(None, None, None)
+
+
+def test_lost_connections_to_postgres_are_made_anew(caller: httpx.Client, world: World) -> None:
+    world.dataset()
+    world.search()
+
+    def cut(session: Session) -> int:
+        others = text("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+                      " AND datname = current_database()")  # fmt: skip
+        return session.scalar(others) or 0
+
+    with caller.stream("GET", "/v1/searches/hunt/events") as answer:
+        told = parse(answer.iter_lines())
+        next(told)
+        assert caller.get("/v1/datasets/pets").status_code == 200
+        assert world.run(cut) > 0
+        assert caller.get("/v1/datasets/pets").status_code == 200
+        world.move("hunt", SearchState.CANCELLED)
+        assert [event["event"] for event in told] == ["search", "end"]
 
 
 def send_raw(server: Address, secret: str, head: str, body: bytes) -> bytes:
