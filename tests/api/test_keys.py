@@ -1,5 +1,6 @@
 """Who may do what: keys good, wrong, expired, revoked and too weak."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -146,8 +147,6 @@ WRONG_KEYS: list[tuple[dict[str, Any], str]] = [
 
 
 def test_a_key_that_makes_no_sense_is_refused(client: TestClient) -> None:
-    import json
-
     for body, field in WRONG_KEYS:
         answer = client.post("/v1/keys", content=json.dumps(body), headers={"Content-Type": "application/json"})
         assert answer.status_code == 422, body

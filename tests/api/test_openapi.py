@@ -11,6 +11,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import booleans
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from api.datasets.schemas import DatasetPatch, NewDataset, NewSplit
+from api.deployments.schemas import DeploymentPatch, NewDeployment
+from api.keys.schemas import NewKey
+from api.searches.schemas import Budget, NewSearch
 from tests.api.conftest import serving
 from tests.api.world import World
 
@@ -48,11 +52,6 @@ def test_every_operation_has_an_id_a_tag_its_security_and_its_refusals(app: Fast
 
 
 def test_the_examples_of_requests_are_accepted(app: FastAPI) -> None:
-    from api.datasets.schemas import DatasetPatch, NewDataset, NewSplit
-    from api.deployments.schemas import DeploymentPatch, NewDeployment
-    from api.keys.schemas import NewKey
-    from api.searches.schemas import Budget, NewSearch
-
     for model in (NewDataset, DatasetPatch, NewSplit, NewDeployment, DeploymentPatch, NewKey, NewSearch, Budget):
         for example in model.model_json_schema()["examples"]:
             model.model_validate(example)

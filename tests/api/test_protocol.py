@@ -10,7 +10,9 @@ from pydantic import SecretStr
 from sqlalchemy import func, select
 
 from api.app import create_app
+from store import searches, workers
 from store.settings import Settings
+from store.states import SearchState
 from store.tables import AuditEntry
 from tests.api.world import World
 
@@ -94,9 +96,6 @@ def test_an_etag_guards_a_change_and_spares_an_answer(client: TestClient, world:
 
 
 def test_a_running_search_keeps_its_revision_while_its_clock_goes_on(client: TestClient, world: World) -> None:
-    from store import searches
-    from store.states import SearchState
-
     world.dataset()
     search = world.search()
     world.move("hunt", SearchState.RUNNING)
@@ -234,8 +233,6 @@ def test_it_is_ready_and_counts_what_it_does(client: TestClient, world: World) -
 
 
 def test_the_workers_are_shown_with_what_they_do(client: TestClient, world: World) -> None:
-    from store import workers
-
     world.run(lambda session: workers.beat(session, "w@host", ["trial"]))
     assert client.get("/v1/workers").json()["items"][0]["name"] == "w@host"
 

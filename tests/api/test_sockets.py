@@ -19,6 +19,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from api import events
+from api.app import create_app
 from api.errors import is_disk_full
 from store import searches
 from store.settings import Settings
@@ -186,8 +187,6 @@ def test_an_upload_that_is_too_large_is_refused_early_and_on_the_way(
 
 
 def small(settings: Settings, **values: Any) -> FastAPI:
-    from api.app import create_app
-
     return create_app(settings.model_copy(update=values))
 
 
