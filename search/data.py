@@ -15,7 +15,7 @@ from torch import Tensor
 from search.space import Shape
 
 _CHUNK = 1024  # pictures resized at a time: bounds the float copies
-_STATISTICS_SAMPLE = 5_000  # pictures looked at for mean and deviation
+_STATISTICS_PIXELS = 5_000_000  # looked at for mean and deviation
 BALANCED_OBJECTIVES = frozenset({"balanced_accuracy", "macro_f1"})
 
 
@@ -102,7 +102,7 @@ class Images:
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel over training pictures, in pixel units: two float32 (C,)."""
         rows = self.train
-        rows = rows[:: max(1, len(rows) // _STATISTICS_SAMPLE)]
+        rows = rows[:: max(1, len(rows) * self.side**2 // _STATISTICS_PIXELS)]
         sums = np.zeros((2, self.channels))
         for start in range(0, len(rows), _CHUNK):
             values = self.pixels[rows[start : start + _CHUNK]].astype(np.float32).reshape(-1, self.channels)
