@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from search.candidate import Candidate, Purpose
 from store import blobs, events, leases, models, searches, trials, workers
 from store.database import hint
-from store.errors import StaleError
+from store.errors import CorruptBlobError, StaleError
 from store.queue import Hint, Task
 from store.states import SearchState, TrialState
 from store.tables import DatasetVersion, Search, Trial
@@ -196,11 +196,16 @@ def _claim(context: Context, trial_id: str, worker: str, scratch: Path) -> _Run 
 
 
 def _write_blob(session: Session, sha256: bytes | None, path: Path) -> str | None:
+    """The blob as a file; None when there is none. What is lost or damaged is trained anew, not waited for."""
     if sha256 is None:
         return None
-    with path.open("wb") as sink:
-        for chunk in blobs.chunks(session, sha256):
-            sink.write(chunk)
+    try:
+        with path.open("wb") as sink:
+            for chunk in blobs.chunks(session, sha256):
+                sink.write(chunk)
+    except CorruptBlobError as error:
+        log.error("trial.blob_lost", path=path.name, reason=str(error))
+        return None
     return str(path)
 
 
