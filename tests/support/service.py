@@ -116,10 +116,10 @@ class Service:
         )
 
     def stop(self) -> int:
-        """Ctrl-C; returns the exit status."""
+        """Ask it to end; returns the exit status. Not by Ctrl-C, which a shell makes background jobs ignore."""
         assert self.process is not None
         self.http.close()
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(30)
         assert self.process.stdout is not None
         self.process.stdout.close()
