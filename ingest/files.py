@@ -92,9 +92,8 @@ class Shards:
 def create_images(workdir: Path, rows: int, side: int, channels: int) -> None:
     """images.npy with its room taken at once, so that a full disk shows now. Raises DiskFullError."""
     size = HEADER_BYTES + rows * side * side * channels
-    with images_path(workdir).open("wb") as file, disk_full_is_said(workdir, size):
+    with disk_full_is_said(workdir, size), images_path(workdir).open("wb", buffering=0) as file:
         file.write(_header(rows, side, channels))
-        file.flush()
         os.posix_fallocate(file.fileno(), 0, size)
 
 
@@ -137,7 +136,7 @@ def disk_full_is_said(workdir: Path, needed_bytes: int | None = None) -> Iterato
 def raise_if_disk_full(number: int | None, workdir: Path, needed_bytes: int | None = None) -> None:
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         room = os.statvfs(workdir)
-        needs = "" if needed_bytes is None else f", {needed_bytes / MIB:,.0f} MiB are needed at once"
+        needs = "" if needed_bytes is None else f", {needed_bytes / MIB:,.1f} MiB are needed at once"
         raise DiskFullError(
             f"The disk for imports is full: {room.f_bavail * room.f_frsize / MIB:,.0f} MiB are free{needs}. "
             "Make room and send the data again; nothing was imported."
