@@ -14,6 +14,7 @@ from api.app import create_app as create_api
 from serve import openapi
 from serve.app import claims
 from serve.app import create_app as create_serve
+from store import logs
 from store.settings import Settings
 
 SHUTDOWN_GRACE_S = 3  # event streams never end by themselves
@@ -64,6 +65,7 @@ def describe_predictions(api: FastAPI) -> None:
 
 def run(app: ASGIApp, settings: Settings, descriptor: int | None = None) -> None:
     """Serves until SIGTERM. descriptor: an open listening socket; without it, host and port of the settings."""
+    logs.configure(settings.log_level)
     config = uvicorn.Config(
         app,
         host=settings.host,

@@ -1,7 +1,7 @@
 """The environment, read once. No other module reads an environment variable of ours."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -35,7 +35,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
 
     upload_max_bytes: Annotated[int, Field(gt=0)] = 20 * GIB
     unpacked_max_bytes: Annotated[int, Field(gt=0)] = 100 * GIB

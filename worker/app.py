@@ -4,11 +4,13 @@ Tasks are thin: each takes an id, calls one function, returns nothing. What they
 process, a broker that was down) the sweep finds in the rows.
 """
 
+import logging
+import sys
 from typing import Any
 
-import structlog
 from celery import Task, signals
 
+from store import logs
 from store.queue import Queue, celery_app
 from store.queue import Task as Name
 from store.settings import load_settings
@@ -16,7 +18,6 @@ from worker import advance as advancing
 from worker import execute, jobs, presence
 from worker.context import process_context
 
-log = structlog.get_logger()
 app = celery_app(load_settings().require_redis_url())
 app.set_default()
 app.conf.worker_soft_shutdown_timeout = 15.0
@@ -35,6 +36,14 @@ def trial(self: "Task[Any, Any]", trial_id: str) -> None:
 @app.task(name=Name.JOB.value, bind=True)
 def job(self: "Task[Any, Any]", job_id: str) -> None:
     jobs.run(process_context(), job_id, str(self.request.hostname))
+
+
+@signals.setup_logging.connect
+def set_up_logging(loglevel: int | str | None, **_: Any) -> None:
+    """Celery's own lines in its own form, ours as everywhere."""
+    level = loglevel if isinstance(loglevel, str) else logging.getLevelName(loglevel or logging.INFO)
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(processName)s %(message)s", stream=sys.stderr)
+    logs.configure(load_settings().log_level)
 
 
 @signals.worker_ready.connect
