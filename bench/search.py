@@ -1,0 +1,74 @@
+"""A real search on real pictures, as a user runs it: upload, import, search, all over HTTP on a service of its own.
+
+    python -m bench.search ARCHIVE [ARCHIVE …] [--minutes 5] [--seed 0] [--strategy race] [--json FILE]
+
+ARCHIVE: a zip or tar of class folders, best under train/ and test/. Prints, for each, how long the search took by the
+clock and by its own count, and the accuracy of floor and winner: on validation, and of the winner on the test split.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.support.service import running_service
+
+
+def measure(archive: Path, minutes: float, seed: int, strategy: str) -> dict[str, Any]:
+    with running_service() as service:
+        began = time.monotonic()
+        job = service.upload("data", archive)
+        if job["state"] != "succeeded":
+            raise SystemExit(f"{archive} was not imported: {job['error']}")
+        imported_s = time.monotonic() - began
+        began = time.monotonic()
+        body = {"dataset": "data", "budget": {"minutes": minutes}, "seed": seed, "strategy": strategy}
+        search = service.post("/v1/searches", body)
+        search = service.ended(f"/v1/searches/{search['id']}", within_s=60 * minutes + 120)
+        took_s = time.monotonic() - began
+        if search["state"] != "succeeded":
+            raise SystemExit(f"the search on {archive} {search['state']}: {search['error']}")
+        tested = service.get(f"/v1/models/{search['model']['id']}/evaluation")
+        return {
+            "data": archive.stem,
+            "pictures": job["result"]["examples"],
+            "import_s": round(imported_s, 1),
+            "budget_s": 60 * minutes,
+            "took_s": round(took_s, 1),
+            "spent_s": round(search["spent_s"], 1),
+            "trials": sum(search["trials"].values()),
+            "floor_validation": round(search["floor"]["score"], 4),
+            "winner_validation": round(search["best"]["score"], 4),
+            "winner_test": round(tested["metrics"]["accuracy"], 4),
+            "winner_test_balanced": round(tested["metrics"]["balanced_accuracy"], 4),
+            "winner": search["best"]["description"],
+            "seed": seed,
+            "strategy": strategy,
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("archives", nargs="+", type=Path)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--strategy", default="race")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    rows = []
+    for archive in arguments.archives:
+        row = measure(archive, arguments.minutes, arguments.seed, arguments.strategy)
+        rows.append(row)
+        for name, value in row.items():
+            print(f"{name:22} {value}")
+        print(flush=True)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
