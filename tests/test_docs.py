@@ -238,3 +238,11 @@ def test_the_search_of_the_quickstart_takes_what_the_api_takes() -> None:
     rows = table(ROOT / "docs/quickstart.md", "| field | default | |")
     fields = {field for row in rows for field in re.findall(r"`(\w+)`", row[0])}
     assert fields | {"dataset"} == set(document()["components"]["schemas"]["NewSearch"]["properties"])
+
+
+def test_the_upload_of_the_quickstart_takes_what_the_api_takes() -> None:
+    rows = table(ROOT / "docs/quickstart.md", "| parameter | default | |")
+    parameters = document()["paths"]["/v1/datasets/{dataset}/data"]["put"]["parameters"]
+    taken = {one["name"]: str(one["schema"].get("default")).lower() for one in parameters if one["in"] == "query"}
+    said = {span(name): span(default) for name, default, _ in rows}
+    assert said == {name: default for name, default in taken.items() if name not in {"create", "task", "wait"}}
