@@ -39,7 +39,7 @@ _MIN_RESERVE_S, _RESERVE_SHARE, _MAX_RESERVE_SHARE = 4.0, 0.02, 0.2  # test eval
 _EVALUATION_EPOCHS = 0.15  # a pass over the test pictures, in epochs: a fifth as many, forward only, mirrored
 
 # How many pictures a training wants to see. Beyond 'enough' returns are small, below 'least' scores are noise.
-_FINAL_EPOCHS_ENOUGH, _FINAL_PICTURES_ENOUGH = 40.0, 100_000.0
+_FINAL_EPOCHS_ENOUGH, _FINAL_PICTURES_ENOUGH = 80.0, 200_000.0
 _EXPLORE_EPOCHS_ENOUGH, _EXPLORE_PICTURES_ENOUGH = 12.0, 25_000.0
 _EXPLORE_EPOCHS_LEAST, _EXPLORE_PICTURES_LEAST = 2.0, 40_000.0
 _MAX_FINALS = 3  # a shortlist, when there is time to train each of them to the end
