@@ -255,6 +255,7 @@ class Trial(Base):
     hinted_at: Mapped[datetime] = created_column()
     told_at: Mapped[datetime | None]  # when the strategy heard of it
     score: Mapped[float | None]
+    merit: Mapped[float | None]  # what trials are ranked by: the score, and for finals the noise of the validation
     metrics: Mapped[Json | None]
     cost: Mapped[Json | None]
     curve: Mapped[list[Json]] = mapped_column(server_default="[]")
@@ -273,7 +274,7 @@ class Trial(Base):
         UniqueConstraint("search_id", "number"),
         CheckConstraint("purpose IN ('floor', 'explore', 'final')", "purpose"),
         CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", "running_has_lease"),
-        CheckConstraint("state <> 'succeeded' OR score IS NOT NULL", "succeeded_has_score"),
+        CheckConstraint("state <> 'succeeded' OR (score IS NOT NULL AND merit IS NOT NULL)", "succeeded_has_score"),
         CheckConstraint("state <> 'failed' OR error IS NOT NULL", "failed_has_error"),
         CheckConstraint("score = score AND abs(score) <> 'Infinity'", "score_is_finite"),
         Index(None, "state", "lease_until"),

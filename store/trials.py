@@ -105,7 +105,12 @@ def claim(session: Session, trial_id: str, worker: str, lease_s: float) -> Trial
 
 
 def settle(session: Session, trial_id: str, attempt: int, to: TrialState, **values: Any) -> Trial:
-    """End a held trial or send it back to the queue. Raises StaleError for an attempt that lost its lease."""
+    """End a held trial or send it back to the queue; its merit is its score unless another is given.
+
+    Raises StaleError for an attempt that lost its lease.
+    """
+    if "score" in values:
+        values = {"merit": values["score"]} | values
     leases.settle(session, Trial, trial_id, attempt, to, **values)
     trial = session.get_one(Trial, trial_id, populate_existing=True)
     record(session, trial)
@@ -113,11 +118,11 @@ def settle(session: Session, trial_id: str, attempt: int, to: TrialState, **valu
 
 
 def best(session: Session, search_id: str) -> Trial | None:
-    """The succeeded trial with the highest score, the earlier one of equals."""
+    """The succeeded trial with the highest merit, the earlier one of equals."""
     return session.scalars(
         select(Trial)
         .where(Trial.search_id == search_id, Trial.state == TrialState.SUCCEEDED)
-        .order_by(Trial.score.desc(), Trial.number)
+        .order_by(Trial.merit.desc(), Trial.number)
         .limit(1)
     ).one_or_none()
 
@@ -127,7 +132,7 @@ def drop_weights_below(session: Session, search_id: str, kept: int) -> None:
     ranked = (
         select(Trial.id)
         .where(Trial.search_id == search_id, Trial.weights_sha256.is_not(None), Trial.purpose != "floor")
-        .order_by(Trial.score.desc(), Trial.number)
+        .order_by(Trial.merit.desc(), Trial.number)
         .offset(kept)
     )
     session.execute(

@@ -21,7 +21,7 @@ from store.queue import Hint, Task
 from store.states import JobState, SearchState, TrialState, is_final
 from store.tables import DatasetVersion, Evaluation, Job, Search
 from worker.context import Context
-from worker.engine import budget_of, done_of, shape_of, space_of, work_of
+from worker.engine import budget_of, done_of, searched_space, shape_of, space_of, work_of
 
 log = structlog.get_logger()
 
@@ -82,7 +82,7 @@ def _go_on(session: Session, search: Search) -> None:
     spent_s, _ = searches.tick(session, search.id, MAX_GAP_S)
     version = session.get_one(DatasetVersion, search.version_id)
     floor_genotype = _floor_of(session, search, version, speed)
-    space = space_of(Genotype(search.space, "{}"), shape_of(version), search.space, search.space_options)
+    space = searched_space(search, shape_of(version), floor_genotype)
     ended = trials.of_search(session, search.id, *ENDED)
     strategy = _strategy(search, space, ended)
     running = trials.of_search(session, search.id, *UNFINISHED)

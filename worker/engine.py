@@ -1,5 +1,6 @@
 """Between rows and the engine: what the search's JSON means in the values of `search/`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
@@ -28,6 +29,23 @@ def shape_of(version: DatasetVersion) -> Shape:
 def space_of(genotype: Genotype, shape: Shape, space: str, options: Mapping[str, Any]) -> Space:
     """The space a genotype belongs to: the search's own with its options, or the floor's."""
     return space_for(genotype.space, shape, options if genotype.space == space else {})
+
+
+def searched_space(search: Search, shape: Shape, floor: Genotype) -> Space:
+    """The space that the search draws from, around its floor."""
+    return space_for(search.space, shape, search.space_options, centre=floor)
+
+
+def handicap(purpose: Purpose, objective: str, score: float, validated: int) -> float:
+    """What a final's score is raised by when trials are ranked: one standard error of a share of `validated` pictures.
+
+    A final trained several times as long as what it is compared with; only a difference beyond the noise of the
+    validation pictures tells against it. Otherwise the luckiest of many short trainings would ship.
+    """
+    if purpose is not Purpose.FINAL or objective == "log_loss" or validated < 1:
+        return 0.0
+    share = min(max(score, 0.0), 1.0)
+    return math.sqrt(share * (1 - share) / validated)
 
 
 def budget_of(search: Search) -> Budget:

@@ -177,7 +177,9 @@ def _claim(context: Context, trial_id: str, worker: str, scratch: Path) -> _Run 
             "resume": resume,
             "warm_start": warm_start,
             "checkpoint_s": settings.checkpoint_s,
-            "beat": None if best is None else best.score,
+            "beat": None if best is None else best.merit,
+            "purpose": trial.purpose,
+            "validated": sum(version.stats["splits"]["validation"].values()),
             "peers": peers,
             "curve": trial.curve,
             "scratch": str(scratch),
@@ -210,7 +212,7 @@ def _write_blob(session: Session, sha256: bytes | None, path: Path) -> str | Non
 
 
 def _peers(session: Session, search: Search, trial: Trial) -> list[list[dict[str, Any]]]:
-    """Curves that tell whether the trial is worth finishing: ended ones of its purpose and a comparable fidelity.
+    """Curves that tell whether the trial is worth finishing: ended ones of a comparable fidelity, the floor's included.
 
     None under a budget in trials, whose result must not depend on how many workers there were.
     """
@@ -220,7 +222,7 @@ def _peers(session: Session, search: Search, trial: Trial) -> list[list[dict[str
     return [
         other.curve
         for other in trials.of_search(session, search.id, TrialState.SUCCEEDED, TrialState.PRUNED)
-        if other.purpose == trial.purpose and own.compares_with(Candidate.from_json(other.candidate).fidelity)
+        if own.compares_with(Candidate.from_json(other.candidate).fidelity)
     ]
 
 
@@ -347,6 +349,7 @@ def _settle(context: Context, claimed: _Run, end: _End) -> str:
         if end.done is not None:
             values |= {
                 "score": end.done["score"],
+                "merit": end.done["merit"],
                 "metrics": end.done["metrics"]
                 | {name: end.done[name] for name in ("epochs", "images_per_s", "mirror_at_test")},
                 "seconds": end.done["seconds"],

@@ -410,6 +410,7 @@ def upgrade() -> None:
         sa.Column("hinted_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.Column("told_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("score", sa.Float(precision=53), nullable=True),
+        sa.Column("merit", sa.Float(precision=53), nullable=True),
         sa.Column("metrics", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
         sa.Column("cost", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
         sa.Column(
@@ -429,7 +430,10 @@ def upgrade() -> None:
         sa.CheckConstraint("score = score AND abs(score) <> 'Infinity'", name=op.f("ck_trials_score_is_finite")),
         sa.CheckConstraint("state <> 'failed' OR error IS NOT NULL", name=op.f("ck_trials_failed_has_error")),
         sa.CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", name=op.f("ck_trials_running_has_lease")),
-        sa.CheckConstraint("state <> 'succeeded' OR score IS NOT NULL", name=op.f("ck_trials_succeeded_has_score")),
+        sa.CheckConstraint(
+            "state <> 'succeeded' OR (score IS NOT NULL AND merit IS NOT NULL)",
+            name=op.f("ck_trials_succeeded_has_score"),
+        ),
         sa.ForeignKeyConstraint(["checkpoint_sha256"], ["blobs.sha256"], name=op.f("fk_trials_checkpoint_sha256")),
         sa.ForeignKeyConstraint(["search_id"], ["searches.id"], name=op.f("fk_trials_search_id"), ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["weights_sha256"], ["blobs.sha256"], name=op.f("fk_trials_weights_sha256")),

@@ -3,6 +3,7 @@
 import pytest
 from sqlalchemy import select, update
 
+from search.candidate import Purpose
 from store import jobs, searches, trials, workers
 from store.states import JobState, SearchState, TrialState
 from store.tables import Evaluation, Job, Search, Trial, Worker
@@ -10,6 +11,7 @@ from tests.worker.conftest import WORKER, new_search
 from worker import advance
 from worker.advance import take_turn
 from worker.context import Context
+from worker.engine import handicap
 
 
 def search_of(context: Context, search_id: str) -> Search:
@@ -182,3 +184,11 @@ def test_a_plan_is_made_for_the_devices_that_are_there(context: Context) -> None
     end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5, seconds=1.0)
     take_turn(context, search_id)
     assert len([trial for trial in trials_of(context, search_id) if trial.state is TrialState.QUEUED]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("purpose", "objective", "expected"),
+    [(Purpose.FINAL, "accuracy", 0.02), (Purpose.EXPLORE, "accuracy", 0.0), (Purpose.FINAL, "log_loss", 0.0)],
+)
+def test_a_final_gives_way_only_to_more_than_noise(purpose: Purpose, objective: str, expected: float) -> None:
+    assert handicap(purpose, objective, 0.9, 225) == pytest.approx(expected)
