@@ -5,6 +5,7 @@ hangs the child.
 """
 
 import ctypes
+import json
 import os
 import platform
 import time
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 _PROBE_CHANNELS, _PROBE_SIDE, _PROBE_BATCH = 64, 16, 64  # the middle of a typical network
 _GLANCE_BATCH = 4  # enough to see that a processor only emulates a format
+_FORMATS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _PAYS = 1.15  # bf16 must be this much faster than fp32 before its coarser numbers are taken
 
 
@@ -40,13 +42,17 @@ class Device:
     flops_per_s: float
 
     @staticmethod
-    def best() -> "Device":
-        """The fastest device of this machine. The first call in a process measures it (under a second)."""
-        return _measured("cuda" if torch.cuda.is_available() else "cpu")
+    def best(memo: Path | None = None) -> "Device":
+        """The fastest device of this machine. The first call in a process measures it (under a second).
+
+        memo: a file that keeps the choice of format and layout. Where two are about equally fast, noise decides, and
+        with it the last digits of every training: processes that share the file agree, and repeat each other exactly.
+        """
+        return _measured("cuda" if torch.cuda.is_available() else "cpu", memo)
 
     @staticmethod
     def cpu() -> "Device":
-        return _measured("cpu")
+        return _measured("cpu", None)
 
     def measured_again(self) -> "Device":
         """The same device with its speed as it is now, when others may have stopped using the machine."""
@@ -91,7 +97,7 @@ class Device:
 
 
 @cache
-def _measured(kind: Literal["cpu", "cuda"]) -> Device:
+def _measured(kind: Literal["cpu", "cuda"], memo: Path | None) -> Device:
     if kind == "cuda":
         index, name, threads = torch.cuda.current_device(), torch.cuda.get_device_name(), torch.get_num_threads()
         formats = [torch.bfloat16] if torch.cuda.is_bf16_supported(including_emulation=False) else [torch.float32]
@@ -103,6 +109,10 @@ def _measured(kind: Literal["cpu", "cuda"]) -> Device:
         index, name = 0, _cpu_name()
         formats = [torch.float32, torch.bfloat16]
     device = torch.device(kind)
+    remembered = _recall(memo, name, threads)
+    if remembered is not None:
+        chosen, last = remembered
+        return Device(kind, index, name, threads, chosen, last, _probe(device, chosen, last, _PROBE_BATCH))
     chosen, last, speed = _fastest_layout(device, formats[0])
     for dtype in formats[1:]:
         if _probe(device, dtype, last, _GLANCE_BATCH) < speed / 4:
@@ -110,7 +120,30 @@ def _measured(kind: Literal["cpu", "cuda"]) -> Device:
         other = _fastest_layout(device, dtype)
         if other[2] > _PAYS * speed:
             chosen, last, speed = other
+    if memo is not None:
+        document = _hardware(name, threads) | {"dtype": _FORMATS[chosen], "channels_last": last}
+        part = memo.with_name(f"{memo.name}.{os.getpid()}")
+        part.write_text(json.dumps(document))
+        part.replace(memo)
     return Device(kind, index, name, threads, chosen, last, speed)
+
+
+def _hardware(name: str, threads: int) -> dict[str, str | int]:
+    """What a remembered choice holds for."""
+    return {"name": name, "threads": threads, "torch": torch.__version__}
+
+
+def _recall(memo: Path | None, name: str, threads: int) -> tuple[torch.dtype, bool] | None:
+    """The remembered (format, channels_last) of this hardware, if there is one that can be read."""
+    if memo is None or not memo.exists():
+        return None
+    try:
+        document = json.loads(memo.read_text())
+        if _hardware(name, threads).items() <= document.items():
+            return {text: dtype for dtype, text in _FORMATS.items()}[document["dtype"]], bool(document["channels_last"])
+    except (ValueError, KeyError, AttributeError):
+        pass  # written by another version: measured anew
+    return None
 
 
 def _fastest_layout(device: torch.device, dtype: torch.dtype) -> tuple[torch.dtype, bool, float]:

@@ -84,7 +84,11 @@ def _trainer(context: Context, worker: str) -> Trainer:
     if _warm and not _warm[0].is_alive():
         cool_down()
     if not _warm:
-        _warm.append(Trainer(lambda device: _patiently(lambda: _describe(context, worker, device))))
+        _warm.append(
+            Trainer(
+                context.cache / "device.json", lambda device: _patiently(lambda: _describe(context, worker, device))
+            )
+        )
     return _warm[0]
 
 

@@ -1,4 +1,4 @@
-"""The warm trainer: `python -m worker.trainer`. Loads torch once, then trains what it is told to, trial after trial.
+"""The warm trainer: `python -m worker.trainer MEMO`. Loads torch once, then trains what it is told to, trial after trial.
 
 It knows no database and no broker: an order names files and values, messages tell what happened (see worker/warm.py).
 """
@@ -43,7 +43,7 @@ def main() -> None:
     threading.Thread(target=_listen, args=(orders, stop), name="orders", daemon=True).start()
     os.nice(NICENESS)
     _limit_memory()
-    trainer = _Trainer(messages, stop)
+    trainer = _Trainer(messages, stop, Path(sys.argv[1]))
     for pause_s in REMEASURED_AFTER_S:
         try:
             trainer.obey(orders.get(timeout=pause_s))
@@ -71,13 +71,13 @@ def _limit_memory() -> None:
 
 
 class _Trainer:
-    def __init__(self, messages: TextIO, stop: threading.Event) -> None:
+    def __init__(self, messages: TextIO, stop: threading.Event, memo: Path) -> None:
         # Imported here: the thread that listens for the parent's end must run before torch takes its second to load.
         from search.device import Device
 
         self.messages = messages
         self.stop = stop
-        self.device = Device.best()
+        self.device = Device.best(memo)
         self._present()
 
     def _present(self) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -33,11 +34,12 @@ class TrainerDiedError(RuntimeError):
 class Trainer:
     """One child process, and the messages it sent that nobody has read yet."""
 
-    def __init__(self, on_ready: Callable[[Mapping[str, Any]], None]) -> None:
-        """on_ready: told, from another thread, what the trainer found to compute with."""
+    def __init__(self, memo: Path, on_ready: Callable[[Mapping[str, Any]], None]) -> None:
+        """memo: where trainers of this machine keep what they found out about it. on_ready: told, from another thread,
+        what the trainer found to compute with."""
         self._on_ready = on_ready
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "worker.trainer"],
+            [sys.executable, "-m", "worker.trainer", str(memo)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in a terminal is the supervisor's to handle

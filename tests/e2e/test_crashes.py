@@ -74,6 +74,8 @@ def up_itself(service: Service) -> None:
     assert service.process is not None
     service.process.kill()
     service.process.wait()
+    assert service.process.stdout is not None
+    service.process.stdout.close()
     service.start()
 
 
