@@ -71,11 +71,7 @@ def postgres(service: Service) -> None:
 
 
 def up_itself(service: Service) -> None:
-    assert service.process is not None
-    service.process.kill()
-    service.process.wait()
-    assert service.process.stdout is not None
-    service.process.stdout.close()
+    service.kill()
     service.start()
 
 

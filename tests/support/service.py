@@ -117,11 +117,18 @@ class Service:
 
     def stop(self) -> int:
         """Ask it to end; returns the exit status. Not by Ctrl-C, which a shell makes background jobs ignore."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """kill -9 of `netwright up` itself."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> int:
         assert self.process is not None
-        self.http.close()
-        self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(30)
         assert self.process.stdout is not None
+        self.http.close()
+        self.process.send_signal(number)
+        status = self.process.wait(30)
         self.process.stdout.close()
         return status
 
