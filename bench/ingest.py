@@ -2,7 +2,7 @@
 
     python -m bench.ingest [--archive FILE] [--rounds 3] [--processes 2] [--json FILE]
 
-The archive is 50,000 JPEGs of 32×32 pixels in a tar.xz: CIFAR-10 when `../shared/data` has it, otherwise made here.
+Without `--archive` (CIFAR-10 as a tar.xz of JPEGs, say), 50,000 JPEGs of 32×32 pixels are made.
 The loop is what one writes by hand: walk the tar, open each picture with Pillow, convert, collect in one array, save.
 It checks nothing, hashes nothing, keeps no original and no split. Both begin with the archive on disk and end with
 finished files on disk; each runs in a process of its own, start of Python included, in turn.
@@ -28,7 +28,6 @@ import PIL
 import psutil
 from PIL import Image, features
 
-CIFAR = Path(__file__).resolve().parents[2] / "shared/data/images/cifar10/cifar10_train.tar.xz"
 PICTURES, LABELS, SIDE = 50_000, 10, 32
 _SAMPLE_S = 0.02
 
@@ -129,7 +128,7 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--archive", type=Path, default=CIFAR if CIFAR.exists() else None)
+    parser.add_argument("--archive", type=Path, help="instead of the pictures made here")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path)
