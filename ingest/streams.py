@@ -4,6 +4,7 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -93,11 +94,14 @@ class Unpacked:
         self._before = 0  # unpacked bytes before the buffer
         self._ended = False
         self._read_bytes = 0
+        self._unpacker = ThreadPoolExecutor(1, thread_name_prefix="unpacker")  # decompressors let other threads run
+        self._ahead = self._unpacker.submit(self._piece)
 
     def __enter__(self) -> "Unpacked":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._unpacker.shutdown(cancel_futures=True)
         self._file.close()
 
     def fraction(self) -> float:
@@ -172,10 +176,11 @@ class Unpacked:
         self._before += len(self._buffer)
         self._buffer, self._at = b"", 0
         try:
-            while not self._buffer and not self._ended:
-                self._buffer = self._unpack()
+            self._buffer = self._ahead.result()
         except (OSError, lzma.LZMAError, zlib.error, EOFError) as error:
             raise ImportRefusedError(self._damage(error)) from error
+        if self._buffer:
+            self._ahead = self._unpacker.submit(self._piece)
         unpacked = self._before + len(self._buffer)
         if unpacked > self._limits.max_unpacked_bytes:
             raise ImportRefusedError(
@@ -187,6 +192,13 @@ class Unpacked:
                 "size: it looks like a decompression bomb and was not imported."
             )
         return bool(self._buffer)
+
+    def _piece(self) -> bytes:
+        """The next unpacked bytes, empty at the end alone. Runs beside the reader, one piece ahead of it."""
+        piece = b""
+        while not piece and not self._ended:
+            piece = self._unpack()
+        return piece
 
     def _unpack(self) -> bytes:
         """The next piece, empty while more input is needed. Sets `_ended` at the end of the last stream."""

@@ -1,6 +1,7 @@
 import bz2
 import contextlib
 import gzip
+import io
 import lzma
 import random
 import tarfile
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ingest import archives
 from ingest.archives import members
 from ingest.errors import ImportRefusedError, ReportLine
 from ingest.limits import Limits
+from ingest.names import clean
 from tests.ingest.samples import huge_png, locked, packed, picture, pictures, tar_of, zip_of, zip_with_link
 
 CONTAINERS = ("zip", "tar", "tar.gz", "tar.xz", "tar.bz2")
@@ -297,6 +300,30 @@ def test_zips_are_read_as_the_standard_library_reads_them(
                 entry.write(data)
     assert {"con", "aux", "prn", "nul"}.isdisjoint(part for name in files for part in name.replace(".", "/").split("/"))
     assert read(path) == (files, [])
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@given(
+    names=st.sets(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0/\\:"), min_size=1, max_size=130), max_size=5
+    )
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_tars_are_read_as_the_standard_library_reads_them(form: int, names: set[str], tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=form) as archive:
+        for name in names:
+            entry = tarfile.TarInfo(f"cat/{name}")
+            entry.size = len(name)
+            with contextlib.suppress(ValueError):  # ustar has no room for it
+                archive.addfile(entry, io.BytesIO(b"x" * len(name)))
+    here: list[tuple[str, int]] = []
+    with tarfile.open(path) as archive:
+        there = [(clean(member.name.encode(), Limits(), fallback="latin-1").path, member.size) for member in archive]
+    with contextlib.suppress(ImportRefusedError):  # an empty one
+        for raw in archives._tar_members(path, Limits(), lambda _: None):
+            here.append((raw.name.path, raw.size_bytes))
+    assert here == there
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
