@@ -37,7 +37,7 @@ def pictures(name: str) -> Any:
         pixels, targets = table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1]
     else:
         pixels = random.integers(0, 256, (10_000, 32, 32, 3), dtype=np.uint8)
-        targets = random.integers(0, 10, len(pixels))
+        targets = random.integers(0, 10, len(pixels), dtype=np.uint8)
     splits = random.choice([0, 1, 2], len(pixels), p=[0.8, 0.1, 0.1])
     return Images.of(pixels, targets, splits, [str(digit) for digit in range(10)])
 
@@ -90,13 +90,18 @@ def ours(name: str, seconds: float) -> dict[str, float]:
     from search.device import Device
     from search.evaluate import evaluate
     from search.spaces.stages import StagesSpace, reference
-    from search.train import train
+    from search.train import Point, train
 
     images, device = pictures(name), Device.best()
     genes = reference(images.shape(), NETWORKS[name])
     genes = replace(genes, recipe=replace(genes.recipe, start_side=genes.recipe.side, flip=name != "mnist"))
     space, genotype = StagesSpace(images.shape()), genes.to_genotype()
     speeds: list[float] = []
+
+    def noted(point: Point) -> bool:
+        speeds.append(point.images_per_s)
+        return True
+
     done = train(
         space,
         genotype,
@@ -104,7 +109,7 @@ def ours(name: str, seconds: float) -> dict[str, float]:
         Fidelity(seconds=seconds),
         seed=0,
         device=device,
-        progress=lambda point: speeds.append(point.images_per_s) or True,
+        progress=noted,
     )
     test = evaluate(
         space, genotype, done.weights, images, Split.TEST, mirror_at_test=done.mirror_at_test, device=device
