@@ -24,6 +24,11 @@ def imported(path: Path, workdir: Path, **options: object) -> Imported:
     return build(path, workdir, options=ImportOptions(**options) if options else None)  # type: ignore[arg-type]
 
 
+def decoders(parent: int | None = None) -> list[psutil.Process]:
+    """Decoding processes of this process or another; the run's Postgres is a child of it, too."""
+    return [child for child in psutil.Process(parent).children() if "ingest.decoding" in child.cmdline()]
+
+
 def lines_about(found: Imported, path: str) -> list[ReportLine]:
     return [line for line in found.report if line.path == path]
 
@@ -259,7 +264,7 @@ def test_a_full_disk_is_said(file: str, tmp_path: Path) -> None:
     (folder / file).symlink_to("/dev/full")  # every write to it fails with ENOSPC
     with pytest.raises(DiskFullError, match=r"The disk for imports is full: .* MiB are free"):
         build(zip_of(tmp_path / "a.zip", pictures("cat", "dog")), folder)
-    assert psutil.Process().children() == []
+    assert decoders() == []
 
 
 def test_what_progress_raises_ends_the_import_and_its_processes(tmp_path: Path) -> None:
@@ -272,7 +277,7 @@ def test_what_progress_raises_ends_the_import_and_its_processes(tmp_path: Path) 
 
     with pytest.raises(CancelledError):
         build(digits_zip(tmp_path / "a.zip", 60), tmp_path, progress=cancel)
-    assert psutil.Process().children() == []
+    assert decoders() == []
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decoder")]
 
 
@@ -284,7 +289,7 @@ def test_decoding_processes_that_die_are_replaced_and_nothing_is_lost(tmp_path: 
     def kill(state: Progress) -> None:
         if state.stage not in killed:
             killed.append(state.stage)
-            for child in psutil.Process().children():
+            for child in decoders():
                 child.send_signal(signal.SIGKILL)
 
     (tmp_path / "2").mkdir()
@@ -320,11 +325,11 @@ def test_decoding_processes_end_with_the_import_that_was_killed(tmp_path: Path) 
         build(digits_zip(tmp_path / "a.zip", 20), tmp_path, progress=lambda _: os.kill(os.getpid(), signal.SIGSTOP))
         os._exit(1)
     os.waitpid(child, os.WUNTRACED)
-    decoders = psutil.Process(child).children()
-    assert len(decoders) == 2
+    of_the_child = decoders(child)
+    assert len(of_the_child) == 2
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    _, alive = psutil.wait_procs(decoders, timeout=10)
+    _, alive = psutil.wait_procs(of_the_child, timeout=10)
     assert alive == []
 
 
@@ -333,7 +338,7 @@ def test_decoders_do_not_see_the_service_s_secrets(tmp_path: Path, monkeypatch: 
     seen: list[dict[str, str]] = []
     build(
         digits_zip(tmp_path / "a.zip", 3), tmp_path,
-        progress=lambda _: seen.extend(child.environ() for child in psutil.Process().children()),
+        progress=lambda _: seen.extend(child.environ() for child in decoders()),
     )  # fmt: skip
     assert seen
     assert not any("secret" in value for environment in seen for value in environment.values())
