@@ -38,7 +38,7 @@ def start(place: Place, *, folder: Path | None = None, durable: bool = True) -> 
     clear_orphans(data)
     program = find_postgres(place, folder, written_by(data))
     if not data.exists():
-        create(place, program, data)
+        create(place, program, data, durable)
     port = place.free_port(NAME)
     process = spawn(
         command(program, data, port, durable), place.account, data, place.log(NAME), death_signal=signal.SIGINT
@@ -108,7 +108,7 @@ def cluster_name(data: Path) -> str:
     return "netwright-" + hashlib.sha256(str(data).encode()).hexdigest()[:12]
 
 
-def create(place: Place, program: Program, data: Path) -> None:
+def create(place: Place, program: Program, data: Path, durable: bool) -> None:
     """Makes the data directory, whole or not at all."""
     fresh = place.root / f"{NAME}.new"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -119,6 +119,8 @@ def create(place: Place, program: Program, data: Path) -> None:
     place.give(secret)
     options: list[str | Path] = ["-D", fresh, "-U", USER, "--pwfile", secret, "-A", "scram-sha-256", "-E", "UTF8"]
     options.append("--locale=C.UTF-8")
+    if not durable:
+        options.append("--no-sync")
     if program.major >= BUILTIN_LOCALE_SINCE:
         options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     try:

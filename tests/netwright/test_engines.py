@@ -43,13 +43,13 @@ def values(url: str) -> list[int]:
 
 
 def test_both_answer_and_what_was_written_is_there_after_a_restart(home: Path) -> None:
-    first = engines.start(home)
+    first = engines.start(home, durable=False)
     write(first.database_url, 1)
     redis.Redis.from_url(first.redis_url).set("kept", "yes")
     first.stop()
     assert not first.postgres.is_alive
     assert not first.valkey.is_alive
-    second = engines.start(home)
+    second = engines.start(home, durable=False)
     assert (second.database_url, second.redis_url) == (first.database_url, first.redis_url)
     assert values(second.database_url) == [1]
     assert redis.Redis.from_url(second.redis_url).get("kept") == b"yes"
@@ -57,7 +57,7 @@ def test_both_answer_and_what_was_written_is_there_after_a_restart(home: Path) -
 
 
 def test_passwords_are_asked_for_and_lie_in_a_file_of_this_user_alone(home: Path) -> None:
-    started = engines.start(home)
+    started = engines.start(home, durable=False)
     assert (home / "engines.json").stat().st_mode & 0o777 == 0o600
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(started.database_url.replace("netwright:", "netwright:not"))
@@ -100,13 +100,13 @@ def test_a_pid_file_that_names_a_stranger_does_not_stop_the_start(home: Path) ->
 
 
 def test_a_running_engine_is_adopted_and_a_borrower_leaves_it_running(home: Path) -> None:
-    owner = engines.start(home)
+    owner = engines.start(home, durable=False)
     with engines.borrow(home) as borrowed:
         assert borrowed.adopted
         assert borrowed.url == owner.database_url
         assert borrowed.process.pid == owner.postgres.process.pid
     assert owner.postgres.is_alive
-    again = engines.start(home)
+    again = engines.start(home, durable=False)
     assert again.valkey.adopted
     assert again.redis_url == owner.redis_url
     assert owner.postgres.is_alive
@@ -115,25 +115,26 @@ def test_a_running_engine_is_adopted_and_a_borrower_leaves_it_running(home: Path
 
 
 def test_a_port_taken_meanwhile_is_replaced_by_another(home: Path) -> None:
-    engines.start(home).stop()
+    engines.start(home, durable=False).stop()
     where = place.locate(home)
     taken = where.port("postgres")
     assert taken is not None
     with place.socket.socket() as neighbour:
+        neighbour.setsockopt(place.socket.SOL_SOCKET, place.socket.SO_REUSEADDR, 1)
         neighbour.bind(("127.0.0.1", taken))
         neighbour.listen()
-        started = engines.start(home)
+        started = engines.start(home, durable=False)
         assert where.port("postgres") not in (taken, None)
         write(started.database_url, 1)
         started.stop()
 
 
 def test_an_unreadable_log_of_writes_is_set_aside(home: Path) -> None:
-    engines.start(home).stop()
+    engines.start(home, durable=False).stop()
     folder = place.locate(home).root / "valkey" / "appendonlydir"
     for path in folder.iterdir():
         path.write_bytes(b"\x00 not what was written \xff" * 10)
-    started = engines.start(home)
+    started = engines.start(home, durable=False)
     assert redis.Redis.from_url(started.redis_url).ping()
     assert list(folder.parent.glob("unreadable-*"))
     started.stop()
@@ -142,7 +143,7 @@ def test_an_unreadable_log_of_writes_is_set_aside(home: Path) -> None:
 def test_an_interrupted_creation_is_begun_anew(home: Path) -> None:
     where = place.locate(home)
     (where.folder("postgres.new") / "PG_VERSION").write_text("18\n")
-    started = engines.start(home)
+    started = engines.start(home, durable=False)
     write(started.database_url, 1)
     started.stop()
 
@@ -204,7 +205,7 @@ def test_the_engines_of_a_killed_process_end_with_it_and_start_anew(home: Path) 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_root_steps_down_to_a_lesser_user(home: Path) -> None:
-    started = engines.start(home)
+    started = engines.start(home, durable=False)
     assert started.postgres.process.uids().real != 0
     assert started.valkey.process.uids().real == started.postgres.process.uids().real
     started.stop()

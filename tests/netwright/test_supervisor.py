@@ -89,7 +89,7 @@ def child(home: Path, name: str) -> psutil.Process:
 
 
 @pytest.mark.slow
-def test_the_service_comes_back_from_the_death_of_each_of_its_processes(home: Path) -> None:
+def test_the_service_comes_back_from_the_death_of_each_of_its_processes_and_of_all_of_them(home: Path) -> None:
     with up(home) as service:
         assert service.answers()
         assert re.fullmatch(r"nw_\S{43}", service.said["Admin key"].split()[0])
@@ -133,27 +133,21 @@ def test_the_service_comes_back_from_the_death_of_each_of_its_processes(home: Pa
         assert refused.returncode == 1
         assert service.url in refused.stderr
 
-        made = subprocess.run(
-            command("key", "create", "ci"), env=variables(home), capture_output=True, text=True, check=True
-        )
-        assert made.stdout.startswith("nw_")
-        began = time.monotonic()
-        service.process.terminate()
-        assert service.process.wait(DOWN_S) == 0
-        assert time.monotonic() - began < 15
-    assert postgres.find(where) is None
-    assert valkey.find(where) is None
-
-
-@pytest.mark.slow
-def test_a_killed_supervisor_takes_everything_along_and_the_next_one_starts(home: Path) -> None:
-    with up(home) as first:
-        first.process.kill()
-        first.process.wait()
+        service.process.kill()
+        service.process.wait()
         with up(home) as second:  # at once, while the first one's processes are on their way down
             assert second.answers()
             assert "Admin key" not in second.said
-            assert supervisor.running_at(home) is not None
+            key = subprocess.run(
+                command("key", "create", "ci"), env=variables(home), capture_output=True, text=True, check=True
+            )
+            assert key.stdout.startswith("nw_")
+            began = time.monotonic()
+            second.process.terminate()
+            assert second.process.wait(DOWN_S) == 0
+            assert time.monotonic() - began < 15
+    assert postgres.find(where) is None
+    assert valkey.find(where) is None
     assert supervisor.running_at(home) is None
 
 
