@@ -247,21 +247,19 @@ class _Import:
 
     def _choose(self, placed: Placed) -> list[int]:
         """The entries that become examples, in order: placed, readable, one for each distinct file."""
-        chosen: list[int] = []
+        entry_of = array("q", [-1]) * len(self._originals)  # by file, not a dict: there may be a million
         copies: dict[int, list[int]] = {}
-        first: dict[int, int] = {}
         for at, number in enumerate(self._original):
             if number in self._originals.refused:
                 self._refuse(self._paths[at], *self._originals.refused[number])
             elif placed.labels[at] is not None:
-                if number in first:
-                    copies.setdefault(number, [first[number]]).append(at)
+                if entry_of[number] >= 0:
+                    copies.setdefault(number, [entry_of[number]]).append(at)
                 else:
-                    first[number] = at
-                    chosen.append(at)
+                    entry_of[number] = at
         for number, entries in copies.items():
-            first[number] = self._merge(number, entries, placed)
-        return sorted(first[self._original[at]] for at in chosen if first[self._original[at]] >= 0)
+            entry_of[number] = self._merge(number, entries, placed)
+        return sorted(at for at in entry_of if at >= 0)
 
     def _merge(self, number: int, entries: list[int], placed: Placed) -> int:
         """Which of several entries with the same bytes stays, -1 when their labels contradict each other."""

@@ -8,7 +8,7 @@ No step looks at all pairs. The hashes are sorted under a number of fixed permut
 is held against the few that follow it: time and memory are linear in the number of pictures.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ SIGNATURE_SIDE = 16
 FLAT_DEVIATION = 2.0  # of 255: below, a picture is one colour, and what differs is noise
 _PERMUTATIONS = 16  # a pair 4 bits apart is missed by 3 in 1,000, one 6 bits apart by 6 in 100
 _WINDOW = 8
+_PAIRS_EACH = 4
 _PAIRS_AT_ONCE = 4096
 _ROWS_AT_ONCE = 64
 Pictures = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
@@ -46,7 +47,7 @@ def near_pairs(hashes: NDArray[np.uint64], pictures: Pictures) -> NDArray[np.int
 
     hashes: (N,). pictures: gives (B, side, side, channels) for row numbers (B,); asked for what is needed alone.
     """
-    keys = np.unique(np.concatenate([*_proposals(hashes), np.empty(0, np.int64)]))
+    keys = _proposals(hashes)
     pairs, likeness = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
     for at in range(0, len(keys), _PAIRS_AT_ONCE):
         some = np.stack(np.divmod(keys[at : at + _PAIRS_AT_ONCE], len(hashes)), axis=1)
@@ -88,18 +89,28 @@ def group(pairs: NDArray[np.int64], labels: NDArray[np.int32]) -> NDArray[np.int
     return np.fromiter((root(at) for at in range(len(labels))), np.int32, len(labels))
 
 
-def _proposals(hashes: NDArray[np.uint64]) -> Iterator[NDArray[np.int64]]:
-    """Pairs whose hashes are near, as `smaller × N + larger`, one array for each permutation of the bits."""
+def _proposals(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Pairs whose hashes are near, as `smaller × N + larger`, sorted.
+
+    There are at most _PAIRS_EACH × N of them. More come up only when the hashes hardly tell the pictures apart (drawings
+    of a few pixels); then the nearest are kept and no more are looked for.
+    """
     count = len(hashes)
+    keys = np.empty(0, np.int64)
     for number in range(_PERMUTATIONS):
         order = np.argsort(_permuted(hashes, number), kind="stable")
         ordered = hashes[order]
-        found = []
+        found = [keys]
         for step in range(1, min(_WINDOW, count - 1) + 1):
             near = np.flatnonzero(np.bitwise_count(ordered[:-step] ^ ordered[step:]) <= NEAR_BITS)
             one, other = order[near], order[near + step]
             found.append(np.minimum(one, other) * count + np.maximum(one, other))
-        yield np.unique(np.concatenate([*found, np.empty(0, np.int64)]))
+        keys = np.unique(np.concatenate(found))
+        if len(keys) > _PAIRS_EACH * count:
+            one, other = np.divmod(keys, count)
+            nearest = np.argsort(np.bitwise_count(hashes[one] ^ hashes[other]), kind="stable")
+            return np.sort(keys[nearest[: _PAIRS_EACH * count]])
+    return keys
 
 
 def _permuted(hashes: NDArray[np.uint64], number: int) -> NDArray[np.uint64]:
@@ -117,7 +128,9 @@ def _signatures(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     side = pictures.shape[1]
     shrink = _averages(min(SIGNATURE_SIDE, side), side)
     planes = np.moveaxis(pictures, -1, 1).astype(np.float32)  # (B, C, side, side)
-    small = (shrink @ planes @ shrink.T).reshape(len(pictures), -1)
+    narrow = planes.reshape(-1, side) @ shrink.T  # as two large products: many small ones take five times as long
+    turned = narrow.reshape(-1, side, len(shrink)).swapaxes(1, 2).reshape(-1, side)  # (B × C × 16, side)
+    small = (turned @ shrink.T).reshape(len(pictures), -1)
     small -= small.mean(axis=1, keepdims=True)
     length = np.linalg.norm(small, axis=1, keepdims=True)
     flat = length < FLAT_DEVIATION * np.sqrt(small.shape[1])

@@ -88,7 +88,7 @@ def _files(facts: Facts) -> list[Finding]:
     if facts.conflicts or facts.torn:
         message = "Identical files carry different labels: "
         if facts.conflicts:
-            message += f"{len(facts.conflicts)} pictures kept the label that most of their copies have; "
+            message += f"{_pictures(len(facts.conflicts), 'has', 'have')} the label that most of the copies have; "
         if facts.torn:
             message += f"{_items(facts.torn)} left out as no label prevailed; "
         touched = sorted({facts.labels[facts.label[at]] for at in facts.conflicts})
@@ -106,8 +106,7 @@ def _files(facts: Facts) -> list[Finding]:
             Finding(
                 "split_leak_exact",
                 Severity.WARNING,
-                f"{facts.moved} identical pictures stood in two parts of the given split; each stays in the part it is "
-                "measured on and is gone from training.",
+                f"{_pictures(facts.moved, 'was', 'were')} in two parts of the given split and stayed in test or validation alone.",
             )
         )
     return found
@@ -185,7 +184,7 @@ def _copies(facts: Facts) -> list[Finding]:
             Finding(
                 "near_duplicates",
                 Severity.INFO,
-                f"{len(grouped):,} pictures ({len(grouped) / len(facts.label):.1%}) are near-copies of others, in "
+                f"{_pictures(len(grouped), 'is', 'are')} ({len(grouped) / len(facts.label):.1%} of all) near-copies of others, in "
                 f"{int((sizes > 1).sum()):,} groups; a new split keeps each group on one side.",
                 examples=_first(grouped),
             )
@@ -198,7 +197,7 @@ def _copies(facts: Facts) -> list[Finding]:
             Finding(
                 "near_duplicates_differ_in_label",
                 Severity.WARNING,
-                f"{int(disputed.sum()):,} pairs of near-copies carry different labels; one of the two may be wrong.",
+                f"Near-copies carry different labels in {_pairs(disputed)}; one of the two may be wrong.",
                 _labels(touched, facts),
                 _first(facts.pairs[disputed].ravel()),
             )
@@ -209,7 +208,7 @@ def _copies(facts: Facts) -> list[Finding]:
             Finding(
                 "split_leak",
                 Severity.WARNING if facts.given else Severity.INFO,
-                f"{int(leaking.sum()):,} pairs of near-copies stand in different parts of the split"
+                f"Near-copies stand in different parts of the split in {_pairs(leaking)}"
                 + (
                     " that came with the data; figures will flatter. A new split keeps them together."
                     if facts.given
@@ -233,8 +232,8 @@ def _shapes(facts: Facts) -> list[Finding]:
             Finding(
                 "odd_shapes",
                 Severity.INFO,
-                f"{len(odd):,} pictures are more than {ODD_ASPECT:g} times wider or narrower than the usual one (e.g. "
-                f"{facts.width[at]}×{facts.height[at]}) and are distorted when brought to a square.",
+                f"{_pictures(len(odd), 'is', 'are')} more than {ODD_ASPECT:g} times wider or narrower than the usual one (e.g. "
+                f"{facts.width[at]}×{facts.height[at]}): distorted when brought to a square.",
                 examples=_first(odd),
             )
         )
@@ -244,7 +243,7 @@ def _shapes(facts: Facts) -> list[Finding]:
             Finding(
                 "small_pictures",
                 Severity.INFO,
-                f"{len(small):,} pictures are smaller than half of the {facts.side} pixels that networks see.",
+                f"{_pictures(len(small), 'is', 'are')} smaller than half of the {facts.side} pixels that networks see.",
                 examples=_first(small),
             )
         )
@@ -254,7 +253,7 @@ def _shapes(facts: Facts) -> list[Finding]:
             Finding(
                 "large_pictures",
                 Severity.INFO,
-                f"{len(large):,} pictures are more than {LARGE_TIMES} times larger than the usual one.",
+                f"{_pictures(len(large), 'is', 'are')} more than {LARGE_TIMES} times larger than the usual one.",
                 examples=_first(large),
             )
         )
@@ -285,7 +284,7 @@ def _colour(facts: Facts) -> list[Finding]:
         Finding(
             "mixed_colour",
             Severity.INFO,
-            f"{gray:,} of {len(facts.gray):,} pictures are gray, the others are in colour.",
+            f"{_pictures(gray, 'is', 'are')} gray, {len(facts.gray) - gray:,} in colour.",
             examples=_first(minority),
         )
     ]
@@ -293,6 +292,15 @@ def _colour(facts: Facts) -> list[Finding]:
 
 def _items(count: int) -> str:
     return f"{count:,} file was" if count == 1 else f"{count:,} files were"
+
+
+def _pictures(count: int, one: str, several: str) -> str:
+    return f"1 picture {one}" if count == 1 else f"{count:,} pictures {several}"
+
+
+def _pairs(which: NDArray[np.bool_]) -> str:
+    count = int(which.sum())
+    return "1 pair" if count == 1 else f"{count:,} pairs"
 
 
 def _labels(numbers: NDArray[np.int64], facts: Facts) -> tuple[str, ...]:

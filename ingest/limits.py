@@ -14,7 +14,8 @@ class Limits:
     max_unpacked_bytes: sum over all entries after unpacking.
     max_ratio: unpacked over packed size, looked at once `ratio_from_bytes` are unpacked: small things compress oddly.
     max_file_bytes: one entry, unpacked. It is held in memory.
-    max_pixels: width × height of one picture. Pillow's own bound of 178 million holds besides.
+    max_pixels: width × height of one picture, half of it for WebP, which takes the most memory. Pillow's own bound of
+    178 million holds besides.
     max_depth: folders above a file. max_name_bytes: a whole path in UTF-8; one part of it may have 255.
     """
 

@@ -141,8 +141,8 @@ def _open(data: bytes, limits: Limits) -> Iterator[tuple[Image.Image, str]]:
     try:
         with Image.open(io.BytesIO(data), formats=(kind,)) as image:
             width, height = image.size
-            if width * height > limits.max_pixels:
-                raise _too_many_pixels(f"{width}×{height} = {width * height:,}", limits)
+            if width * height > _max_pixels(kind, limits):
+                raise _too_many_pixels(f"{width}×{height} = {width * height:,}", kind, limits)
             if width < 1 or height < 1:
                 raise UnreadableImageError(f"is {width}×{height} pixels", "upload a picture with content")
             yield image, kind
@@ -152,15 +152,21 @@ def _open(data: bytes, limits: Limits) -> Iterator[tuple[Image.Image, str]]:
         raise UnreadableImageError("needs more memory than there is", "scale it down") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = re.search(r"\((\d+) pixels\)", str(error))
-        raise _too_many_pixels(f"{int(pixels[1]):,}" if pixels else "too many", limits) from error
+        raise _too_many_pixels(f"{int(pixels[1]):,}" if pixels else "too many", kind, limits) from error
     except Exception as error:  # decoders throw OSError, SyntaxError, struct.error, KeyError … at damaged files
         raise UnreadableImageError(
             f"is damaged or cut short ({kind}: {_first_line(error)})", "upload it again"
         ) from error
 
 
-def _too_many_pixels(pixels: str, limits: Limits) -> UnreadableImageError:
-    return UnreadableImageError(f"has {pixels} pixels, the limit is {limits.max_pixels:,}", "scale it down")
+def _max_pixels(kind: str, limits: Limits) -> int:
+    """libwebp's decoder holds four copies of a picture: 50 million pixels would take 800 MB."""
+    return limits.max_pixels // 2 if kind == "WEBP" else limits.max_pixels
+
+
+def _too_many_pixels(pixels: str, kind: str, limits: Limits) -> UnreadableImageError:
+    limit = f"the limit is {_max_pixels(kind, limits):,}" + (" for WebP" if kind == "WEBP" else "")
+    return UnreadableImageError(f"has {pixels} pixels, {limit}", "scale it down")
 
 
 def _first_line(error: Exception) -> str:

@@ -183,7 +183,7 @@ def test_copies_across_a_given_split_stay_in_test_alone_and_near_copies_are_repo
     found = imported(zip_of(tmp_path / "a.zip", files), tmp_path / "work")
     assert "train/cat/3.png" not in {row.path for row in found.examples}
     by_kind = {finding.kind: finding for finding in found.findings}
-    assert "1 identical picture" in by_kind["split_leak_exact"].message
+    assert "1 picture was in two parts" in by_kind["split_leak_exact"].message
     assert {found.examples[at].path for at in by_kind["split_leak"].examples} == {
         "train/dog/4.png",
         "test/dog/alike.jpg",
