@@ -86,8 +86,11 @@ class Story:
         watch, model = self.search(name)
         self.deploy(name, model)
         pictures = kept_back or self.test_pictures(name)
-        self.ask(name, pictures)
-        self.compare(watch, model, pictures)
+        if pictures:
+            self.ask(name, pictures)
+            self.compare(watch, model, pictures)
+        else:
+            self.tell.say("There were too few pictures to keep any from training, so there is none to ask about.")
         self.describe(model)
 
     def upload(self, name: str, archive: Path) -> None:
@@ -181,7 +184,8 @@ class Story:
         self.result(self.client.request(method, path, json=body))
 
     def ask(self, name: str, pictures: Sequence[Picture]) -> None:
-        self.tell.step(f"Asking about {len(pictures)} pictures that it has never seen")
+        asked = "a picture" if len(pictures) == 1 else f"{len(pictures)} pictures"
+        self.tell.step(f"Asking about {asked} that it has never seen")
         first = self.folder / pictures[0].name
         first.write_bytes(pictures[0].data)
         self.tell.command(
