@@ -21,7 +21,7 @@ from netwright import supervisor
 from netwright.devices import gpus
 from netwright.engines import EngineError, postgres
 from netwright.engines.binaries import POSTGRES_OLDEST, Program, find_postgres, find_valkey
-from netwright.engines.place import Place, locate
+from netwright.engines.place import OWNER, Place, abandoned, locate
 from netwright.supervisor import SupervisorError, running_at
 from store import migrate
 from store.database import engine_for
@@ -65,7 +65,7 @@ def examine(settings: Settings) -> list[Finding]:
         broker,
         objects,
     ]
-    return [examination(settings) for examination in examinations]
+    return [*(examination(settings) for examination in examinations), *remains()]
 
 
 def python(_: Settings) -> Finding:
@@ -228,6 +228,19 @@ def schema(settings: Settings) -> Finding:
             "Schema", Verdict.BLOCKED, f"at {current or 'nothing'}, not at {newest}", "run `netwright migrate`"
         )
     return Finding("Schema", Verdict.OK, f"current, at {current}")
+
+
+def remains() -> list[Finding]:
+    """What engines of homes that are gone have left on the disk."""
+    return [
+        Finding(
+            "Remains",
+            Verdict.NOTE,
+            f"{root} holds the database of {(root / OWNER).read_text()}, which is gone",
+            f"rm -r {root}",
+        )
+        for root in abandoned()
+    ]
 
 
 def objects(settings: Settings) -> Finding:

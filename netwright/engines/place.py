@@ -17,6 +17,7 @@ from netwright.engines.process import MYSELF, Account
 
 ACCOUNTS = ("netwright", "postgres", "nobody")  # whom root steps down to: the first that the system has
 SERVICE = Path("/var/lib/netwright")  # for homes that such an account cannot enter, like one below /root
+OWNER = "home"  # the file in such a place that names the home it belongs to
 PORTS = range(15000, 30000)  # above the well-known ones, below those that outgoing connections draw from
 
 
@@ -94,6 +95,8 @@ def locate(home: Path) -> Place:
         make(SERVICE, 0o755)
         root = SERVICE / secrets.token_hex(6)
         write_state(home, {**state, "place": str(root)})
+        make(root, 0o711)
+        (root / OWNER).write_text(str(home))
     make(root, 0o711)
     if not reaches(account, root):
         raise EngineError(
@@ -101,6 +104,20 @@ def locate(home: Path) -> Place:
             "set NETWRIGHT_HOME to a folder below folders of mode 755, like /srv/netwright"
         )
     return Place(home, root, account)
+
+
+def abandoned() -> list[Path]:
+    """Places below SERVICE whose home is gone, or has another place by now; nothing uses what lies there."""
+    if not os.access(SERVICE, os.R_OK | os.X_OK):
+        return []
+    return [mark.parent for mark in SERVICE.glob(f"*/{OWNER}") if not belongs(mark.parent, Path(mark.read_text()))]
+
+
+def belongs(root: Path, home: Path) -> bool:
+    try:
+        return read_state(home).get("place") == str(root)
+    except EngineError:
+        return True  # the home is there and cannot be read by this user
 
 
 def make(folder: Path, mode: int) -> None:

@@ -203,6 +203,17 @@ def test_the_engines_of_a_killed_process_end_with_it_and_start_anew(home: Path) 
     second.stop()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's engines ever live outside of the home")
+def test_a_place_outside_of_a_home_that_is_gone_is_told(home: Path) -> None:
+    root = place.locate(home).root
+    assert root.is_relative_to(place.SERVICE)
+    assert root not in place.abandoned()
+    state = (home / "engines.json").read_text()
+    (home / "engines.json").unlink()
+    assert root in place.abandoned()
+    (home / "engines.json").write_text(state)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_root_steps_down_to_a_lesser_user(home: Path) -> None:
     started = engines.start(home, durable=False)
