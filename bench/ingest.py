@@ -141,10 +141,11 @@ def main() -> None:
     facts = machine()
     with tempfile.TemporaryDirectory() as folder:
         archive = arguments.archive or made(Path(folder) / "made.tar.xz")
+        size = archive.stat().st_size
         rounds = [
             measured(what, archive, arguments.processes) for _ in range(arguments.rounds) for what in ("ours", "plain")
         ]
-    print(f"{archive.name}, {archive.stat().st_size if archive.exists() else 0:,} bytes; {facts}")
+    print(f"{archive.name}, {size:,} bytes; {facts}")
     print(f"{'':8}{'pictures/s':>12}{'best':>8}{'seconds':>9}{'processor s':>13}{'peak MiB':>10}")
     for what in ("ours", "plain"):
         own = [figures for figures in rounds if figures["what"] == what]

@@ -2,7 +2,7 @@
 
     python -m bench.near_copies ARCHIVE… [--json FILE]
 
-Archives whose names differ in `_train`, `_test`, `_set1`, `_set2` alone are taken together. `found`: of 300 pictures, the share
+Archives whose names differ in `_train` and `_test` alone are taken together. `found`: of 300 pictures, the share
 whose copy (saved again as JPEG, scaled to 70 % and back, dimmed to 80 %, cut by 3 % on each side) is recognised.
 """
 
@@ -102,7 +102,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sets: dict[str, list[Path]] = {}
     for path in arguments.archives:
-        sets.setdefault(re.sub(r"(_(train|test|set\d))?\.(zip|tar.*)$", "", path.name), []).append(path)
+        sets.setdefault(re.sub(r"(_(train|test))?\.(zip|tar.*)$", "", path.name), []).append(path)
     results = []
     print(f"{'':22}{'pictures':>9}{'hash alone':>11}{'in groups':>10}{'pairs':>7}{'across':>7}{'largest':>8}   found " + " ".join(
         change.__name__ for change in CHANGES))  # fmt: skip
