@@ -1,7 +1,5 @@
 """Connections, and the rule that messages leave after commit."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 
 from sqlalchemy import Engine, create_engine, event, func, select
@@ -60,7 +58,6 @@ def now(session: Session) -> datetime:
     return moment
 
 
-@contextmanager
-def advisory_lock(session: Session, name: str) -> Iterator[bool]:
+def try_lock(session: Session, name: str) -> bool:
     """Whether this transaction got the named lock; it is released when the transaction ends."""
-    yield bool(session.scalar(select(func.pg_try_advisory_xact_lock(func.hashtextextended(name, 0)))))
+    return bool(session.scalar(select(func.pg_try_advisory_xact_lock(func.hashtextextended(name, 0)))))

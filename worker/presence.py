@@ -1,7 +1,6 @@
 """A worker's main process: says that it is there, sweeps, and hears when it is to stop."""
 
 import threading
-import time
 from collections.abc import Sequence
 from multiprocessing import Event
 from typing import Any
@@ -63,7 +62,7 @@ def _watch(settings: Settings, name: str) -> None:
             if not down:
                 log.warning("presence.database_down", worker=name, reason=str(error.orig))
             down = True
-        time.sleep(settings.sweep_s)
+        stopping.wait(settings.sweep_s)
     try:
         with sessions.begin() as session:
             workers.gone(session, name)

@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from store import blobs, jobs, leases, searches, trials, workers
-from store.database import Sessions, advisory_lock, hint
+from store.database import Sessions, hint, try_lock
 from store.objects import Objects, ObjectsError
 from store.queue import Hint, Task
 from store.settings import Settings
@@ -22,17 +22,18 @@ log = structlog.get_logger()
 # A message takes milliseconds; one that has not been heeded for this long is taken for lost.
 HINT_AGAIN_AFTER_S = 5.0
 OBJECTS_AT_ONCE = 100
+LOCK = "netwright.sweep"
 
 
 def run(sessions: Sessions, objects: Objects, settings: Settings) -> None:
     """One sweep, in a transaction per concern so that none keeps another from being mended."""
     for mend in (_expired, _unheard, _unnamed_blobs):
-        with sessions.begin() as session, advisory_lock(session, "netwright.sweep") as mine:
-            if not mine:
+        with sessions.begin() as session:
+            if not try_lock(session, LOCK):
                 return
             mend(session, settings)
-    with sessions.begin() as session, advisory_lock(session, "netwright.sweep") as mine:
-        if mine:
+    with sessions.begin() as session:
+        if try_lock(session, LOCK):
             _doomed_objects(session, objects)
 
 
