@@ -3,7 +3,8 @@
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,9 +31,9 @@ class Member:
     fraction: float
 
 
-def members(source: Path, limits: Limits, report: Report) -> Iterator[Member]:
+def members(source: Path, limits: Limits, report: Report) -> Generator[Member, None, None]:
     """The files of the archive, in its order. Folders and rubbish are passed over, everything else that is not read
-    goes to `report`. Raises ImportRefusedError when the whole must be refused.
+    goes to `report`. Raises ImportRefusedError when the whole must be refused. Closing it closes the archive.
     """
     with source.open("rb") as file:
         head = file.read(512)
@@ -50,7 +51,8 @@ def members(source: Path, limits: Limits, report: Report) -> Iterator[Member]:
         found = _zip_members(source, limits)
     else:
         raise ImportRefusedError(f"The upload is {describe(head)}. Send {ACCEPTED}.")
-    yield from _judged(found, limits, report)
+    with closing(found):  # at once, also when a refusal leaves it half read
+        yield from _judged(found, limits, report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def _judged(found: Iterator[_Raw], limits: Limits, report: Report) -> Iterator[M
         raise ImportRefusedError("The archive is empty. Put pictures into one folder for each class and pack these.")
 
 
-def _zip_members(source: Path, limits: Limits) -> Iterator[_Raw]:
+def _zip_members(source: Path, limits: Limits) -> Generator[_Raw, None, None]:
     packed = source.stat().st_size
     with source.open("rb") as file:
         archive = Zip(file)
@@ -127,7 +129,7 @@ def _zip_members(source: Path, limits: Limits) -> Iterator[_Raw]:
             )
 
 
-def _tar_members(source: Path, limits: Limits, report: Report) -> Iterator[_Raw]:
+def _tar_members(source: Path, limits: Limits, report: Report) -> Generator[_Raw, None, None]:
     with Unpacked(source, limits) as stream:
         try:
             archive = tarfile.TarFile(fileobj=stream, encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]  # reads forwards only, with what Unpacked has

@@ -11,6 +11,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -199,8 +200,8 @@ class _Import:
         waiting: deque[Future[list[Any]]] = deque()
         batch: list[tuple[int, int, int]] = []
         table_bytes = 0
-        with ShardWriter(self._workdir) as shards:
-            for member in members(source, self._limits, self._report.add):
+        with ShardWriter(self._workdir) as shards, closing(members(source, self._limits, self._report.add)) as found:
+            for member in found:
                 self._progress("reading", len(self._paths), None, _READING * member.fraction)
                 if sniff(member.data) is None:
                     if member.path.lower().endswith((".csv", ".tsv")) and member.data:

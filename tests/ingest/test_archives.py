@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -73,8 +74,10 @@ def test_an_upload_that_was_cut_off_is_refused_wherever_it_was_cut(container: st
         if container == "tar":
             cut = min(cut, 8000) | 1  # the last 10 KiB of a tar are zeros: nothing is missing without them
         path.write_bytes(whole[:cut])
-        with pytest.raises(ImportRefusedError, match=r"cut off|damaged|no tar"):
+        with pytest.raises(ImportRefusedError, match=r"cut off|damaged|no tar") as refused:
             read(path)
+        assert refused.traceback  # held, with all its frames: the file must not wait for them to be collected
+        assert str(path) not in [file.path for file in psutil.Process().open_files()]
 
 
 def test_a_tar_cut_between_two_entries_is_imported_and_said_to_lack_its_end(tmp_path: Path) -> None:
