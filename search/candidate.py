@@ -11,10 +11,12 @@ _COMPARABLE = 1.25  # seconds of two trainings may differ by this factor and the
 
 
 class Purpose(StrEnum):
-    """Why a trial runs: the network every search must beat, a question to the space, or the training that ships."""
+    """Why a trial runs: the network every search must beat, a question to the space, the shared weights of a whole
+    space (one-shot), or the training that ships."""
 
     FLOOR = "floor"
     EXPLORE = "explore"
+    SUPERNET = "supernet"
     FINAL = "final"
 
 
@@ -23,13 +25,15 @@ class Fidelity:
     """What one training may cost: exactly one of wall-clock `seconds` and `epochs`.
 
     side: largest training resolution in pixels; None leaves the recipe's. fraction: share of the training pictures,
-    above 0 and up to 1. Raises ValueError for anything else.
+    above 0 and up to 1. rung: share of a full candidate's length that this one gets, above 0 and up to 1; below 1 on
+    the lower rungs of successive halving. Raises ValueError for anything else.
     """
 
     seconds: float | None = None
     epochs: float | None = None
     side: int | None = None
     fraction: float = 1.0
+    rung: float = 1.0
 
     def __post_init__(self) -> None:
         if (self.seconds is None) == (self.epochs is None):
@@ -39,19 +43,27 @@ class Fidelity:
             raise ValueError(f"a fidelity of {length} seconds or epochs is not a length; give a number above 0")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction {self.fraction} is not in (0, 1]")
+        if not 0 < self.rung <= 1:
+            raise ValueError(f"rung {self.rung} is not in (0, 1]")
         if self.side is not None and self.side < 1:
             raise ValueError(f"side {self.side} is not a number of pixels; give 1 or more")
 
     def compares_with(self, other: "Fidelity") -> bool:
         """Whether scores at these two fidelities say which architecture is better."""
-        if (self.side, self.fraction) != (other.side, other.fraction):
+        if (self.side, self.fraction, self.rung) != (other.side, other.fraction, other.rung):
             return False
         if self.seconds is not None and other.seconds is not None:
             return max(self.seconds, other.seconds) <= _COMPARABLE * min(self.seconds, other.seconds)
         return self.epochs == other.epochs
 
     def to_json(self) -> dict[str, Json]:
-        return {"seconds": self.seconds, "epochs": self.epochs, "side": self.side, "fraction": self.fraction}
+        return {
+            "seconds": self.seconds,
+            "epochs": self.epochs,
+            "side": self.side,
+            "fraction": self.fraction,
+            "rung": self.rung,
+        }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Json]) -> "Fidelity":
@@ -60,6 +72,7 @@ class Fidelity:
             epochs=document.get("epochs"),
             side=document.get("side"),
             fraction=document.get("fraction", 1.0),
+            rung=document.get("rung", 1.0),
         )
 
 
@@ -87,10 +100,21 @@ class Candidate:
 class Observation:
     """What came of a candidate. score: higher is better, None when it failed or was stopped before it had one.
 
-    seconds: wall-clock it took. trial: its id.
+    seconds: wall-clock it took. trial: its id. report: what a supernet's training found, None for other trials.
     """
 
     candidate: Candidate
     score: float | None
     seconds: float
     trial: str
+    report: Mapping[str, Json] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that a strategy learned and a reader wants to see drawn: a controller's entropy, a surrogate's rank
+    correlation. step: where in the search, counted by the strategy; with `kind` it names the note."""
+
+    step: int
+    kind: str
+    data: Mapping[str, Json]

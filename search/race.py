@@ -237,8 +237,11 @@ def _score(done: Done) -> float:
 
 
 def _lasting(candidate: Candidate, length: Fidelity) -> Candidate:
-    """The candidate at that length; the share of pictures and the resolution stay as the strategy asked for."""
-    fidelity = replace(candidate.fidelity, seconds=length.seconds, epochs=length.epochs)
+    """The candidate at that length or, on a lower rung, its share; pictures and resolution stay as the strategy asked."""
+    rung = candidate.fidelity.rung
+    seconds = None if length.seconds is None else round(length.seconds * rung, 1)
+    epochs = None if length.epochs is None else length.epochs * rung
+    fidelity = replace(candidate.fidelity, seconds=seconds, epochs=epochs)
     return replace(candidate, fidelity=fidelity)
 
 
@@ -430,7 +433,8 @@ def _affordable(table: _Table, length: Fidelity, work: Sequence[Work]) -> Candid
         if pace is None or length.seconds is None or table.floor.space != table.space.name:
             return candidate
         slower = table.space.cost(candidate.genotype).flops / max(1, table.space.cost(table.floor).flops)
-        least = min(_EXPLORE_EPOCHS_LEAST * pace.pictures, _EXPLORE_PICTURES_LEAST) * candidate.fidelity.fraction
+        fidelity = candidate.fidelity
+        least = min(_EXPLORE_EPOCHS_LEAST * pace.pictures, _EXPLORE_PICTURES_LEAST) * fidelity.fraction * fidelity.rung
         if slower * pace.seconds_of(least) <= _TOO_SLOW * length.seconds:
             return candidate
         table.strategy.tell([Observation(asked[0], None, 0.0, f"refused-{table.planned + len(work)}")])

@@ -98,6 +98,19 @@ class Recipe:
     balance: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One choice of a genotype's token form.
+
+    name: its place (`normal[0].inputs[1]`). kind: decisions of one kind (`input`, `op`) mean the same, so that a
+    controller can share what it learns of them. choices: what each token stands for, in the order of the tokens.
+    """
+
+    name: str
+    kind: str
+    choices: tuple[str, ...]
+
+
 @runtime_checkable
 class Space(Protocol):
     """A set of architectures for one `Shape`. Pure: the same arguments give the same answer."""
@@ -117,12 +130,43 @@ class Space(Protocol):
     def describe(self, genotype: Genotype) -> str: ...  # one sentence for a reader
 
 
+@runtime_checkable
+class Tokenised(Protocol):
+    """A space whose genotypes can be written as a sequence of choices of fixed length, as controllers make them."""
+
+    def decisions(self) -> tuple[Decision, ...]: ...
+    def tokens(self, genotype: Genotype) -> tuple[int, ...]: ...  # the nearest, where a value is not among the choices
+    def from_tokens(self, tokens: Sequence[int]) -> Genotype: ...  # legal whatever the tokens
+
+
+@runtime_checkable
+class Progressive(Protocol):
+    """A space whose genotypes grow block by block, as PNAS builds them: those of fewer blocks are legal, too."""
+
+    blocks: int
+
+    def smallest(self) -> Iterator[Genotype]: ...  # every genotype of one block, isomorphic ones once
+    def grown(self, genotype: Genotype) -> Iterator[Genotype]: ...  # every genotype that continues it by one block
+    def size(self, genotype: Genotype) -> int: ...  # blocks it has
+
+
+@runtime_checkable
+class Scalable(Protocol):
+    """A space whose architectures keep their meaning in a larger or smaller skeleton (cells found on a proxy)."""
+
+    def scaled(self, genotype: Genotype, flops: int) -> Genotype: ...  # at most about so many multiply-adds
+
+
 __all__: Sequence[str] = (
     "Cost",
+    "Decision",
     "Genotype",
     "InvalidGenotypeError",
     "Json",
+    "Progressive",
     "Recipe",
+    "Scalable",
     "Shape",
     "Space",
+    "Tokenised",
 )

@@ -136,18 +136,19 @@ class TrialError(View):
 
 
 class Fidelity(View):
-    """What one training may cost: seconds or epochs, and the share of the pictures."""
+    """What one training may cost: seconds or epochs, the share of the pictures, and of a full candidate's length."""
 
     seconds: float | None = None
     epochs: float | None = None
     side: int | None = None
     fraction: float = 1.0
+    rung: float = 1.0
 
 
 class Trial(View):
     id: str
     number: int
-    purpose: Literal["floor", "explore", "final"]
+    purpose: Literal["floor", "explore", "supernet", "final"]
     state: Literal["queued", "running", "succeeded", "failed", "pruned"]
     description: str | None = Field(description="The architecture in words.")
     genotype: dict[str, Any]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from search import catalog
-from search.candidate import Candidate, Observation
+from search.candidate import Candidate, Note, Observation
 from search.space import Json, Space
 from search.strategies.evolution import Evolution
 from search.strategies.history import StateError
@@ -20,10 +20,12 @@ class Strategy(Protocol):
     from the table. A proposal's fidelity names what the strategy cares about, `side` and `fraction`; the schedule
     sets its length. `tell` takes what ended, in any order, failures (score None) included; telling a trial again
     changes nothing. `dump` is small JSON and `load` its inverse, which raises StateError for what it cannot read.
+    `notes` hands over what was learned since the last call of it; notes that were not fetched are not part of the dump.
     """
 
     def ask(self, count: int, pending: Sequence[Candidate]) -> list[Candidate]: ...
     def tell(self, seen: Sequence[Observation]) -> None: ...
+    def notes(self) -> list[Note]: ...
     def dump(self) -> dict[str, Json]: ...
     def load(self, state: Mapping[str, Json]) -> None: ...
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from search.candidate import Candidate, Observation
+from search.candidate import Candidate, Note, Observation
 from search.space import Genotype, Json, Space
 from search.strategies.history import History
 
@@ -38,6 +38,9 @@ class Evolution:
 
     def tell(self, seen: Sequence[Observation]) -> None:
         self._history.tell(seen)
+
+    def notes(self) -> list[Note]:
+        return []
 
     def dump(self) -> dict[str, Json]:
         return self._history.dump()
