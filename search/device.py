@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
-_PROBE_CHANNELS, _PROBE_SIDE, _PROBE_BATCH = 64, 16, 64  # the middle of a typical network
+_PROBE_CHANNELS, _PROBE_SIDE, _PROBE_BATCH = 32, 32, 64  # the first stage of a typical network, which costs the most
 _GLANCE_BATCH = 4  # enough to see that a processor only emulates a format
 _FORMATS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _PAYS = 1.15  # bf16 must be this much faster than fp32 before its coarser numbers are taken

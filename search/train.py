@@ -169,7 +169,9 @@ class _Run:
             few = torch.randperm(len(self.rows), generator=generator(seed, "fit"))[:_FIT_SAMPLE]
             network.fit_to(self._normalised(self._pool(self.side).take(few.to(device.torch_device))))
         self.average = {name: value.detach().clone() for name, value in self._averageable()}
-        self.optimizer = Optimizer(network, self.batch_size, recipe.learning_rate, recipe.weight_decay)
+        self.optimizer = Optimizer(
+            network, self.batch_size, recipe.learning_rate, recipe.weight_decay, matrices=device.dtype
+        )
         targets = images.targets[self.rows]
         self.order = Order(targets, seed, recipe.balance)
         self.targets = torch.from_numpy(targets).to(device.torch_device)
