@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -23,7 +23,10 @@ class Metrics:
         )
 
     def render(self, counted: Mapping[str, Mapping[str, float]], plain: Mapping[str, tuple[str, float]]) -> bytes:
-        """The exposition. counted: rows per state by noun (`search`, …). plain: (explanation, value) by gauge name."""
+        """The exposition. counted: rows per state by noun (`search`, …). plain: (explanation, value) by gauge name.
+
+        What the process itself counts is part of it: its memory, and the predictions where the runtime lives in it.
+        """
         rows = CollectorRegistry()
         for noun, states in counted.items():
             gauge = Gauge(f"netwright_{noun}_count", f"Rows of {noun} per state.", ["state"], registry=rows)
@@ -31,4 +34,4 @@ class Metrics:
                 gauge.labels(state).set(count)
         for name, (explanation, value) in plain.items():
             Gauge(f"netwright_{name}", explanation, registry=rows).set(value)
-        return generate_latest(self.registry) + generate_latest(rows)
+        return generate_latest(self.registry) + generate_latest(rows) + generate_latest(REGISTRY)

@@ -224,6 +224,7 @@ def test_it_is_ready_and_counts_what_it_does(client: TestClient, world: World) -
     assert client.get("/readyz").json() == {"status": "ready", "database": "ok", "migrations": "ok", "broker": "ok"}
     client.get("/v1/datasets/pets")
     text = client.get("/metrics").text
+    assert "process_resident_memory_bytes" in text
     assert 'netwright_http_requests_total{method="GET",route="/v1/datasets/{dataset}",status="200"} 1.0' in text
     assert 'netwright_search_count{state="succeeded"} 1.0' in text
     assert 'netwright_trial_count{state="failed"} 1.0' in text
