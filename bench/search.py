@@ -1,9 +1,11 @@
 """A real search on real pictures, as a user runs it: upload, import, search, all over HTTP on a service of its own.
 
-    python -m bench.search ARCHIVE [ARCHIVE …] [--minutes 5] [--seed 0] [--strategy race] [--json FILE]
+    python -m bench.search ARCHIVE [ARCHIVE …] [--minutes 5] [--seeds 0 1 2] [--strategies race random …] [--space stages] [--json FILE]
 
 ARCHIVE: a zip or tar of class folders, best under train/ and test/. Prints, for each, how long the search took by the
 clock and by its own count, and the accuracy of floor and winner: on validation, and of the winner on the test split.
+Several strategies and seeds are compared at equal time, one search after the other; a table of means comes last. The
+file is written after each search, so that a long comparison that is cut off is not lost.
 """
 
 import argparse
@@ -11,13 +13,15 @@ import json
 import os
 import platform
 import time
+from itertools import product
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from tests.support.service import running_service
 
 
-def measure(archive: Path, minutes: float, seed: int, strategy: str) -> dict[str, Any]:
+def measure(archive: Path, minutes: float, seed: int, strategy: str, space: str) -> dict[str, Any]:
     with running_service() as service:
         began = time.monotonic()
         job = service.upload("data", archive)
@@ -25,7 +29,7 @@ def measure(archive: Path, minutes: float, seed: int, strategy: str) -> dict[str
             raise SystemExit(f"{archive} was not imported: {job['error']}")
         imported_s = time.monotonic() - began
         began = time.monotonic()
-        body = {"dataset": "data", "budget": {"minutes": minutes}, "seed": seed, "strategy": strategy}
+        body = {"dataset": "data", "budget": {"minutes": minutes}, "seed": seed, "strategy": strategy, "space": space}
         search = service.post("/v1/searches", body)
         search = service.ended(f"/v1/searches/{search['id']}", within_s=60 * minutes + 120)
         took_s = time.monotonic() - began
@@ -47,27 +51,42 @@ def measure(archive: Path, minutes: float, seed: int, strategy: str) -> dict[str
             "winner": search["best"]["description"],
             "seed": seed,
             "strategy": strategy,
+            "space": space,
         }
+
+
+def compared(rows: list[dict[str, Any]]) -> None:
+    """Mean and spread over the seeds, of each strategy on each archive."""
+    print(f"{'data':20} {'strategy':12} {'n':>2} {'test':>16} {'validation':>10} {'trials':>6}")
+    for data, strategy in dict.fromkeys((row["data"], row["strategy"]) for row in rows):
+        of = [row for row in rows if (row["data"], row["strategy"]) == (data, strategy)]
+        tests = [row["winner_test"] for row in of]
+        spread = f"± {stdev(tests):.4f}" if len(tests) > 1 else ""
+        validation, trials = mean(row["winner_validation"] for row in of), mean(row["trials"] for row in of)
+        print(f"{data:20} {strategy:12} {len(of):2} {mean(tests):7.4f} {spread:8} {validation:10.4f} {trials:6.1f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("archives", nargs="+", type=Path)
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--strategy", default="race")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--strategies", nargs="+", default=["race"])
+    parser.add_argument("--space", default="stages")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     rows = []
-    for archive in arguments.archives:
-        row = measure(archive, arguments.minutes, arguments.seed, arguments.strategy)
+    for archive, seed, strategy in product(arguments.archives, arguments.seeds, arguments.strategies):
+        row = measure(archive, arguments.minutes, seed, strategy, arguments.space)
         rows.append(row)
         for name, value in row.items():
             print(f"{name:22} {value}")
         print(flush=True)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if len(rows) > 1:
+        compared(rows)
 
 
 if __name__ == "__main__":
