@@ -68,6 +68,13 @@ class FitsToData(Protocol):
     def fit_to(self, images: Tensor) -> None: ...  # float (N, C, side, side), normalised
 
 
+@runtime_checkable
+class Scheduled(Protocol):
+    """A network that behaves differently in the course of its training."""
+
+    def set_progress(self, fraction: float, random: torch.Generator) -> None: ...  # before each step
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """Where a training stands. fraction: share of the schedule done. seconds: since its start, earlier runs included.
@@ -164,6 +171,7 @@ class _Run:
         self.classifier = Classifier.around(network, len(images.labels), mean, deviation, images.side, self.side)
         device.place(self.classifier)
         self.network = network
+        self.scheduled = network if isinstance(network, Scheduled) else None
         self._pools: dict[int, Pool] = {}
         if isinstance(network, FitsToData):
             few = torch.randperm(len(self.rows), generator=generator(seed, "fit"))[:_FIT_SAMPLE]
@@ -249,6 +257,8 @@ class _Run:
         side = self._side_now()
         started = time.perf_counter()
         images, targets = self._batch(side)
+        if self.scheduled is not None:
+            self.scheduled.set_progress(self.fraction, generator(self.seed, "paths", self.step))
         with self.device.autocast():
             logits = self.network(images)
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)

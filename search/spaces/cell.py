@@ -4,17 +4,22 @@ Zoph et al. 2018, arXiv:1707.07012. A cell has `blocks` blocks. Each takes two o
 two cells before, and of earlier blocks), applies an operation to each and adds the results (PNAS and ENAS fixed this
 combination; NASNet could also concatenate). States that no block took are concatenated: the cell's output. In a
 reduction cell operations on the two inputs have stride 2. Network: a 3×3 convolution, N normal cells, a reduction,
-N normal, a reduction, N normal, the mean over the map, one linear layer; filters double at each reduction.
+N normal, a reduction, N normal, the mean over the map, one linear layer; filters double at each reduction. A genotype
+carries its skeleton (N, F, stem, resolution), so that cells found in a small one can be taken to a larger one.
+
+`tied` is the form of PNAS (Liu et al. 2018, arXiv:1712.00559): the reduction cell is the normal one at stride 2, and
+cells may grow block by block.
 
 Departures: normalisation has a shift but no scale, and the head's start is that of space `stages`, as the trainer's
 optimizer expects; no auxiliary head.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from itertools import groupby, permutations, product
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from itertools import combinations_with_replacement, groupby, permutations, product
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +27,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search.space import Cost, Genotype, InvalidGenotypeError, Json, Recipe, Shape
+from search import catalog
+from search.space import Cost, Decision, Genotype, InvalidGenotypeError, Json, Recipe, Shape
 
 NAME = "cell"
 CELLS = ("normal", "reduction")
 REDUCTIONS = 2
+_SCALED_CELLS = 6  # the largest N that a skeleton is scaled to by itself: NASNet's on CIFAR-10; then F grows
+_SCALED_FILTERS = 4  # F is scaled in multiples of this
 _MUTATE_TRIES = 100  # a change that makes no difference is drawn again; only a space of one member has no other
 
 OP_SETS: Mapping[str, tuple[str, ...]] = {
@@ -62,33 +70,52 @@ Cell = tuple[Block, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Skeleton:
+    """The network around the cells. cells: N. filters: F, of the first cells. stem_multiplier: channels of the first
+    convolution as a multiple of F. side: training resolution in pixels."""
+
+    cells: int
+    filters: int
+    stem_multiplier: int
+    side: int
+
+
+@dataclass(frozen=True, slots=True)
 class Genes:
-    """The genes of a genotype, typed."""
+    """The genes of a genotype, typed. Iterating gives the cells in the order of CELLS."""
 
     normal: Cell
     reduction: Cell
+    skeleton: Skeleton
 
     def to_genotype(self) -> Genotype:
-        return Genotype.of(
-            NAME,
-            {
-                name: [{"inputs": list(block.inputs), "ops": list(block.ops)} for block in cell]
-                for name, cell in zip(CELLS, self, strict=True)
-            },
-        )
+        cells: dict[str, Json] = {
+            name: [{"inputs": list(block.inputs), "ops": list(block.ops)} for block in cell]
+            for name, cell in zip(CELLS, self, strict=True)
+        }
+        return Genotype.of(NAME, cells | {"skeleton": asdict(self.skeleton)})
 
     def __iter__(self) -> Iterator[Cell]:
         return iter((self.normal, self.reduction))
 
     @classmethod
     def of(cls, genotype: Genotype) -> "Genes":
-        """Raises InvalidGenotypeError for what is not two lists of blocks; legal values are the space's matter."""
+        """Raises InvalidGenotypeError for what is not two lists of blocks and a skeleton; legal values are the space's
+        matter."""
         if genotype.space != NAME:
             raise InvalidGenotypeError(f"a genotype of space {genotype.space!r} was given to space {NAME!r}")
-        genes = genotype.genes
-        if set(genes) != set(CELLS):
-            raise InvalidGenotypeError(f"genes are {', '.join(sorted(genes)) or 'empty'}; needed: {', '.join(CELLS)}")
-        return cls(*(_cell_of(name, genes[name]) for name in CELLS))
+        genes, needed = genotype.genes, (*CELLS, "skeleton")
+        if set(genes) != set(needed):
+            raise InvalidGenotypeError(f"genes are {', '.join(sorted(genes)) or 'empty'}; needed: {', '.join(needed)}")
+        normal, reduction = (_cell_of(name, genes[name]) for name in CELLS)
+        return cls(normal, reduction, _skeleton_of(genes["skeleton"]))
+
+
+def _skeleton_of(skeleton: Json) -> Skeleton:
+    names = [field.name for field in fields(Skeleton)]
+    if not isinstance(skeleton, Mapping) or set(skeleton) != set(names):
+        raise InvalidGenotypeError(f"skeleton is {skeleton!r}; needed: an object of {', '.join(names)}")
+    return Skeleton(**skeleton)
 
 
 def _cell_of(name: str, blocks: Json) -> Cell:
@@ -334,35 +361,81 @@ def _laid_out(cell: Cell, filters: int, before: tuple[int, int], last: tuple[int
 # ---------------------------------------------------------------------------------------------- networks
 
 
-class CellModule(nn.Module):
-    def __init__(self, layout: CellLayout) -> None:
+class DropPath(nn.Module):
+    """ScheduledDropPath: in training, the answer of an operation is dropped for each picture by chance, ever more often
+    towards the end of the training and of the network. Zoph et al. 2018, arXiv:1707.07012.
+
+    most: the probability in this cell at the end of the training.
+    """
+
+    def __init__(self, most: float) -> None:
         super().__init__()
-        self.entries = nn.ModuleList(edge.build() for edge in layout.entries)
-        self.edges = nn.ModuleList(edge.build() for block in layout.blocks for _, edge in block)
-        self.exits = nn.ModuleList(edge.build() for _, edge in layout.outputs)
-        self.inputs = [state for block in layout.blocks for state, _ in block]
-        self.outputs = [state for state, _ in layout.outputs]
+        self.most = most
+        self.probability = 0.0
+        self.random: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0.0:
+            return x
+        kept = torch.rand((len(x), 1, 1, 1), generator=self.random) >= self.probability
+        return x * (kept.to(x.device, x.dtype) / (1 - self.probability))
+
+
+class CellModule(nn.Module):
+    """One cell. drop_path: the probability that an operation's answer is dropped at the end of a training."""
+
+    def __init__(self, layout: CellLayout, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.from_before, self.from_last = (edge.build() for edge in layout.entries)
+        self.blocks: list[tuple[tuple[int, str, bool], tuple[int, str, bool]]] = []
+        for number, block in enumerate(layout.blocks):
+            names = (f"block{number}_left", f"block{number}_right")
+            for name, (_, edge) in zip(names, block, strict=True):
+                self.add_module(name, edge.build())
+            (one, edge), (other, other_edge) = block
+            self.blocks.append(((one, names[0], _drops(edge)), (other, names[1], _drops(other_edge))))
+        self.outputs: list[tuple[int, str]] = []
+        for state, edge in layout.outputs:
+            self.add_module(f"output{state}", edge.build())
+            self.outputs.append((state, f"output{state}"))
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, before: Tensor, last: Tensor) -> Tensor:
-        states = [entry(x) for entry, x in zip(self.entries, (before, last), strict=True)]
-        halves = list(zip(self.inputs, self.edges, strict=True))
-        for (one, op), (other, other_op) in zip(halves[::2], halves[1::2], strict=True):
-            states.append(op(states[one]) + other_op(states[other]))  # (B, filters, S, S)
-        return torch.cat([op(states[state]) for state, op in zip(self.outputs, self.exits, strict=True)], 1)
+        states = [self.from_before(before), self.from_last(last)]
+        for left, right in self.blocks:
+            states.append(self._half(states, *left) + self._half(states, *right))  # (B, filters, S, S)
+        return torch.cat([self.get_submodule(name)(states[state]) for state, name in self.outputs], 1)
+
+    def _half(self, states: Sequence[Tensor], state: int, name: str, drops: bool) -> Tensor:
+        answer: Tensor = self.get_submodule(name)(states[state])
+        return self.drop_path(answer) if drops else answer
+
+
+def _drops(edge: Edge) -> bool:
+    """Identities are kept, as in the authors' code."""
+    return not isinstance(edge.parts[0], Identity)
 
 
 class CellNetwork(nn.Module):
     """float (B, C, S, S), normalised, of any S, to logits (B, classes)."""
 
-    def __init__(self, stem: Edge, cells: Sequence[CellLayout], classes: int) -> None:
+    def __init__(self, stem: Edge, cells: Sequence[CellLayout], classes: int, drop_path: float = 0.0) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(stem.inputs, stem.outputs, 3, padding=1, bias=False), Norm(stem.outputs))
-        self.cells = nn.ModuleList(CellModule(layout) for layout in cells)
+        self.cells = nn.ModuleList(
+            CellModule(layout, drop_path * (number + 1) / len(cells)) for number, layout in enumerate(cells)
+        )
         channels = cells[-1].channels
         self.head = nn.Linear(channels, classes)
         nn.init.normal_(self.head.weight, std=1.0)
         nn.init.zeros_(self.head.bias)
         self.scale = 1 / channels
+
+    def set_progress(self, fraction: float, random: torch.Generator) -> None:
+        """Called before each training step. fraction: share of the training done. random: draws this step's paths."""
+        for module in self.modules():
+            if isinstance(module, DropPath):
+                module.probability, module.random = fraction * module.most, random
 
     def forward(self, images: Tensor) -> Tensor:
         before = last = self.stem(images)
@@ -375,11 +448,15 @@ class CellNetwork(nn.Module):
 # ---------------------------------------------------------------------------------------------- space
 
 
-class CellSpace:
-    """See `search.space.Space`.
+_RANGES = {option.name: option for option in catalog.SPACES[NAME].options}
 
-    blocks: B. ops: a name of OP_SETS. cells: N. filters: F, of the first cells. stem_multiplier: channels of the first
-    convolution as a multiple of F. side: largest training resolution.
+
+class CellSpace:
+    """See `search.space`: a Space that is Tokenised, Progressive and Scalable.
+
+    blocks: B; genotypes of fewer are legal, and both cells have as many. ops: a name of OP_SETS. tied: the reduction
+    cell is the normal one at stride 2. cells, filters, stem_multiplier, side: of the skeleton that new genotypes get.
+    drop_path: how often paths are dropped at the end of a training (1 - the keep probability of the paper).
     """
 
     name = NAME
@@ -390,21 +467,33 @@ class CellSpace:
         *,
         blocks: int = 5,
         ops: str = "fast",
+        tied: bool = False,
         cells: int = 1,
         filters: int = 16,
         stem_multiplier: int = 3,
         side: int = 32,
+        drop_path: float = 0.0,
     ) -> None:
         self.shape = shape
         self.blocks = blocks
         self.ops = OP_SETS[ops]
-        self.cells = cells
-        self.filters = filters
-        self.stem_multiplier = stem_multiplier
-        self.side = min(side, shape.side)
+        self.tied = tied
+        self.skeleton = Skeleton(cells, filters, stem_multiplier, min(side, shape.side))
+        self.drop_path = drop_path
+
+    # ------------------------------------------------------------------------------------------ drawing and moving
+
+    @property
+    def _chosen(self) -> tuple[str, ...]:
+        """The cells that a genotype chooses; of tied ones the second follows from the first."""
+        return CELLS[:1] if self.tied else CELLS
+
+    def _genotype(self, cells: Sequence[Cell], skeleton: Skeleton | None = None) -> Genotype:
+        """cells: those of `_chosen`."""
+        return Genes(cells[0], cells[-1], skeleton or self.skeleton).to_genotype()
 
     def sample(self, random: Random) -> Genotype:
-        return Genes(self._sample_cell(random), self._sample_cell(random)).to_genotype()
+        return self._genotype([self._sample_cell(random) for _ in self._chosen])
 
     def _sample_cell(self, random: Random) -> Cell:
         return tuple(
@@ -419,55 +508,154 @@ class CellSpace:
         """One input or one operation of one block becomes another (Real et al. 2019, without their identity)."""
         genes, key = Genes.of(genotype), self.key(genotype)
         for _ in range(_MUTATE_TRIES):
-            name = random.choice(CELLS)
-            cell = list(genes.normal if name == CELLS[0] else genes.reduction)
-            number, half = random.randrange(self.blocks), random.randrange(2)
+            place = random.randrange(len(self._chosen))
+            cell = list(tuple(genes)[place])
+            number, half = random.randrange(len(cell)), random.randrange(2)
             if random.random() < 0.5:
                 cell[number] = cell[number].with_input(half, random.randrange(number + 2))
             else:
                 cell[number] = cell[number].with_op(half, random.choice(self.ops))
-            child = replace(genes, **{name: tuple(cell)}).to_genotype()
+            child = self._with_cell(genes, place, tuple(cell))
             if self.key(child) != key:
                 return child
         return genotype
 
+    def _with_cell(self, genes: Genes, place: int, cell: Cell) -> Genotype:
+        cells = [cell if each == place else old for each, old in enumerate(genes)]
+        return self._genotype(cells[: len(self._chosen)], genes.skeleton)
+
     def neighbours(self, genotype: Genotype) -> Iterator[Genotype]:
         genes = Genes.of(genotype)
-        for name, cell in zip(CELLS, genes, strict=True):
+        for place, cell in enumerate(tuple(genes)[: len(self._chosen)]):
             for number, block in enumerate(cell):
                 for half in (0, 1):
                     changed = [block.with_input(half, state) for state in range(number + 2)]
                     changed += [block.with_op(half, op) for op in self.ops]
                     for other in changed:
                         if other != block:
-                            cells = {name: (*cell[:number], other, *cell[number + 1 :])}
-                            yield replace(genes, **cells).to_genotype()
+                            yield self._with_cell(genes, place, (*cell[:number], other, *cell[number + 1 :]))
+
+    # ------------------------------------------------------------------------------------------ growing
+
+    def _next_blocks(self, number: int) -> list[Block]:
+        """Every block that may come after `number` others, those that differ in the order of their halves once."""
+        halves = list(product(range(number + 2), self.ops))
+        return [
+            Block((one[0], other[0]), (one[1], other[1])) for one, other in combinations_with_replacement(halves, 2)
+        ]
+
+    def smallest(self) -> Iterator[Genotype]:
+        """Every genotype of one block: 136 of tied cells of PNAS's operations, that number squared of untied ones."""
+        for blocks in product(self._next_blocks(0), repeat=len(self._chosen)):
+            yield self._genotype([(block,) for block in blocks])
+
+    def grown(self, genotype: Genotype) -> Iterator[Genotype]:
+        """Every genotype that continues it by one block, none when it has them all. Those of untied cells are many:
+        each of the normal cell's with each of the reduction cell's."""
+        genes, size = Genes.of(genotype), self.size(genotype)
+        if size < self.blocks:
+            for blocks in product(self._next_blocks(size), repeat=len(self._chosen)):
+                cells = [(*cell, block) for cell, block in zip(genes, blocks, strict=False)]
+                yield self._genotype(cells, genes.skeleton)
+
+    def size(self, genotype: Genotype) -> int:
+        return len(Genes.of(genotype).normal)
+
+    # ------------------------------------------------------------------------------------------ tokens
+
+    def decisions(self) -> tuple[Decision, ...]:
+        """Cell by cell and block by block: two inputs, two operations."""
+        states = ("before the last", "last", *(f"block {number}" for number in range(self.blocks)))
+        return tuple(
+            Decision(f"{name}[{number}].{field}[{half}]", kind, choices)
+            for name in self._chosen
+            for number in range(self.blocks)
+            for field, kind, choices in (("inputs", "input", states[: number + 2]), ("ops", "op", self.ops))
+            for half in (0, 1)
+        )
+
+    def tokens(self, genotype: Genotype) -> tuple[int, ...]:
+        """A genotype of fewer blocks has the tokens of its own blocks alone, four each."""
+        return tuple(
+            token
+            for cell in tuple(Genes.of(genotype))[: len(self._chosen)]
+            for block in cell
+            for token in (*block.inputs, *map(self.ops.index, block.ops))
+        )
+
+    def from_tokens(self, tokens: Sequence[int]) -> Genotype:
+        """Raises ValueError for a number of tokens that is not four for each of 1 to `blocks` blocks of each cell."""
+        size, rest = divmod(len(tokens), 4 * len(self._chosen))
+        if rest or not 1 <= size <= self.blocks:
+            raise ValueError(
+                f"{len(tokens)} tokens; four for each block of {' and '.join(self._chosen)} are needed, of up to "
+                f"{self.blocks} blocks"
+            )
+        blocks = [
+            Block(
+                (tokens[at] % (at // 4 % size + 2), tokens[at + 1] % (at // 4 % size + 2)),
+                (self.ops[tokens[at + 2] % len(self.ops)], self.ops[tokens[at + 3] % len(self.ops)]),
+            )
+            for at in range(0, len(tokens), 4)
+        ]
+        return self._genotype([tuple(blocks[at : at + size]) for at in range(0, len(blocks), size)])
+
+    # ------------------------------------------------------------------------------------------ scaling
+
+    def scaled(self, genotype: Genotype, flops: int) -> Genotype:
+        """The same cells in the skeleton with most cells, then most filters, that has at most `flops` multiply-adds.
+
+        Resolution and stem are the space's own where these are larger, so that cells found on small pictures see
+        large ones. The smallest skeleton when all have more. As in NASNet, depth comes before width, up to N = 6.
+        """
+        genes = Genes.of(genotype)
+        cells_least, cells_most = int(_RANGES["cells"].minimum), int(_RANGES["cells"].maximum)
+        widths = range(_SCALED_FILTERS, int(_RANGES["filters"].maximum) + 1, _SCALED_FILTERS)
+        side = min(max(self.skeleton.side, genes.skeleton.side), self.shape.side)
+
+        def at(cells: int, filters: int) -> Genotype:
+            skeleton = replace(self.skeleton, cells=cells, filters=filters, side=side)
+            return replace(genes, skeleton=skeleton).to_genotype()
+
+        def fits(cells: int, filters: int) -> bool:
+            return self.cost(at(cells, filters)).flops <= flops
+
+        base = min(widths, key=lambda width: abs(width - genes.skeleton.filters))
+        most = max(_SCALED_CELLS, min(genes.skeleton.cells, cells_most))
+        cells = max((n for n in range(cells_least, most + 1) if fits(n, base)), default=cells_least)
+        return at(cells, max((width for width in widths if fits(cells, width)), default=widths[0]))
+
+    # ------------------------------------------------------------------------------------------ description
 
     def key(self, genotype: Genotype) -> str:
-        return Genes(*map(_canonical, Genes.of(genotype))).to_genotype().digest()
+        genes = Genes.of(genotype)
+        normal, reduction = map(_canonical, genes)
+        return replace(genes, normal=normal, reduction=reduction).to_genotype().digest()
 
     def features(self, genotype: Genotype) -> NDArray[np.float32]:
-        """(F,), equal for isomorphic cells: logarithms of sizes, then for each cell the choices one-hot, how often each
-        operation occurs, on which of the two inputs it works, the depth and the width of the output."""
+        """(F,), equal for isomorphic cells: logarithms of sizes, then for each cell the choices one-hot (zeros for
+        blocks it does not have) and counts over its graph.
+
+        Counts are those of Kadlecová et al. 2024 (GRAF, arXiv:2404.16551) on our graphs: how often each operation
+        occurs, on which of the two inputs it works, least and most of it on a path from an input to the output,
+        length of the shortest and the longest path, and degrees.
+        """
         cost = self.cost(genotype)
         row = [np.log10(cost.params), np.log10(max(1, cost.flops))]
-        for cell in map(_canonical, Genes.of(genotype)):
-            halves = [half for block in cell for half in zip(block.inputs, block.ops, strict=True)]
-            for state, op in halves:
-                row += [float(state == each) for each in range(self.blocks + 1)]
-                row += [float(op == each) for each in self.ops]
-            row += [float(sum(op == each for _, op in halves)) for each in self.ops]
-            row += [float(sum(half == (state, op) for half in halves)) for state in (0, 1) for op in self.ops]
-            depths = [0, 0]
+        for cell in tuple(map(_canonical, Genes.of(genotype)))[: len(self._chosen)]:
             for block in cell:
-                depths.append(1 + max(depths[state] for state in block.inputs))
-            row += [max(depths), len(_unused(cell))]
+                for state, op in zip(block.inputs, block.ops, strict=True):
+                    row += [float(state == each) for each in range(self.blocks + 1)]
+                    row += [float(op == each) for each in self.ops]
+            row += [0.0] * (2 * (self.blocks - len(cell)) * (self.blocks + 1 + len(self.ops)))
+            row += _graph_counts(cell, self.ops)
         return np.asarray(row, dtype=np.float32)
 
     def check(self, genotype: Genotype) -> None:
-        for name, cell in zip(CELLS, Genes.of(genotype), strict=True):
-            if len(cell) != self.blocks:
-                raise InvalidGenotypeError(f"{name} has {len(cell)} blocks; this space has {self.blocks}")
+        genes = Genes.of(genotype)
+        for name, cell in zip(CELLS, genes, strict=True):
+            if not 1 <= len(cell) <= self.blocks:
+                raise InvalidGenotypeError(f"{name} has {len(cell)} blocks; 1 to {self.blocks} are possible")
             for number, block in enumerate(cell):
                 for half in (0, 1):
                     state, op = block.inputs[half], block.ops[half]
@@ -480,14 +668,31 @@ class CellSpace:
                         raise InvalidGenotypeError(
                             f"{name}[{number}].ops[{half}] is {op!r}; possible: {', '.join(self.ops)}"
                         )
+        if len(genes.normal) != len(genes.reduction):
+            raise InvalidGenotypeError(
+                f"reduction has {len(genes.reduction)} blocks and normal {len(genes.normal)}; needed: as many"
+            )
+        if self.tied and genes.normal != genes.reduction:
+            raise InvalidGenotypeError("reduction differs from normal; this space ties them (`tied`): needed: the same")
+        for field, value in asdict(genes.skeleton).items():
+            self._check_skeleton(field, value)
 
-    def _layout(self, genotype: Genotype) -> list[CellLayout]:
-        genes = Genes.of(genotype)
-        stem = (self.stem_multiplier * self.filters, self.side)
-        before, last, filters = stem, stem, self.filters
+    def _check_skeleton(self, field: str, value: Any) -> None:
+        low, high = int(_RANGES[field].minimum), int(_RANGES[field].maximum)
+        if field == "side":
+            low, high = min(low, self.shape.side), min(high, self.shape.side)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise InvalidGenotypeError(f"skeleton.{field} is {value!r}; possible: {low} to {high}")
+
+    # ------------------------------------------------------------------------------------------ networks
+
+    def _layout(self, genes: Genes) -> list[CellLayout]:
+        skeleton = genes.skeleton
+        stem = (skeleton.stem_multiplier * skeleton.filters, skeleton.side)
+        before, last, filters = stem, stem, skeleton.filters
         layout = []
         for stage in range(REDUCTIONS + 1):
-            for number in range(self.cells + 1):
+            for number in range(skeleton.cells + 1):
                 shrinks = number == 0
                 if shrinks and stage == 0:
                     continue
@@ -497,13 +702,14 @@ class CellSpace:
                 before, last = last, (cell.channels, cell.side)
         return layout
 
-    @cached_property
-    def _stem(self) -> Edge:
-        return Edge((Convolution(3, 3),), self.shape.channels, self.stem_multiplier * self.filters, self.side)
+    def _stem(self, skeleton: Skeleton) -> Edge:
+        channels = skeleton.stem_multiplier * skeleton.filters
+        return Edge((Convolution(3, 3),), self.shape.channels, channels, skeleton.side)
 
     def cost(self, genotype: Genotype) -> Cost:
-        layout = self._layout(genotype)
-        costs = [*self._stem.costs(), *(cost for cell in layout for edge in cell.edges() for cost in edge.costs())]
+        genes = Genes.of(genotype)
+        layout, stem = self._layout(genes), self._stem(genes.skeleton)
+        costs = [*stem.costs(), *(cost for cell in layout for edge in cell.edges() for cost in edge.costs())]
         sums = sum(cell.filters * cell.side**2 * len(cell.blocks) + cell.channels * cell.side**2 for cell in layout)
         head = layout[-1].channels * self.shape.classes
         return Cost(
@@ -515,20 +721,38 @@ class CellSpace:
     def recipe(self, genotype: Genotype) -> Recipe:
         """One for all. Gray pictures are mostly writing and drawings, whose mirror images are another class."""
         self.check(genotype)
-        return Recipe(side=self.side, start_side=self.side, flip=self.shape.channels == 3)
+        side = Genes.of(genotype).skeleton.side
+        return Recipe(side=side, start_side=side, flip=self.shape.channels == 3)
 
     def build(self, genotype: Genotype) -> nn.Module:
         self.check(genotype)
-        return CellNetwork(self._stem, self._layout(genotype), self.shape.classes)
+        genes = Genes.of(genotype)
+        return CellNetwork(self._stem(genes.skeleton), self._layout(genes), self.shape.classes, self.drop_path)
 
     def describe(self, genotype: Genotype) -> str:
-        layout, cost = self._layout(genotype), self.cost(genotype)
+        genes = Genes.of(genotype)
+        layout, cost, side = self._layout(genes), self.cost(genotype), genes.skeleton.side
         cells = (
             f"{name} cell of {', '.join(' + '.join(block.ops) for block in cell)}"
-            for name, cell in zip(CELLS, Genes.of(genotype), strict=True)
+            for name, cell in zip(CELLS, genes, strict=True)
         )
         return (
-            f"A network of {len(layout)} cells with {self.filters} to {layout[-1].filters} filters that sees "
-            f"{self.side}×{self.side} pictures: {'; '.join(cells)}; {cost.params:,} parameters, "
-            f"{cost.flops:,} multiply-adds."
+            f"A network of {len(layout)} cells with {genes.skeleton.filters} to {layout[-1].filters} filters that sees "
+            f"{side}×{side} pictures: {'; '.join(cells)}; {cost.params:,} parameters, {cost.flops:,} multiply-adds."
         )
+
+
+def _graph_counts(cell: Cell, ops: Sequence[str]) -> list[float]:
+    halves = [half for block in cell for half in zip(block.inputs, block.ops, strict=True)]
+    unused = _unused(cell)
+    counts = [float(sum(op == each for _, op in halves)) for each in ops]
+    counts += [float(sum(half == (state, op) for half in halves)) for state in (0, 1) for op in ops]
+    for weigh in (*({op: 1} for op in ops), dict.fromkeys(ops, 1)):  # each operation by itself, then all: the length
+        least, most = [0, 0], [0, 0]
+        for block in cell:
+            least.append(min(least[s] + weigh.get(op, 0) for s, op in zip(block.inputs, block.ops, strict=True)))
+            most.append(max(most[s] + weigh.get(op, 0) for s, op in zip(block.inputs, block.ops, strict=True)))
+        counts += [min(least[state] for state in unused), max(most[state] for state in unused)]
+    degrees = [sum(state == each for each, _ in halves) for state in range(len(cell) + 2)]
+    counts += [degrees[0], degrees[1], max(degrees[2:]), len(unused), len(cell)]
+    return [float(count) for count in counts]

@@ -44,7 +44,7 @@ def test_every_strategy_on_offer_can_be_made_for_every_space_it_names() -> None:
         ({"blocks": None}, "space_options.blocks: None is not a whole number"),
         ({"ops": "darts"}, "space_options.ops: 'darts' is not one of fast, enas, pnas, nasnet"),
         ({"ops": ["fast"]}, "space_options.ops: ['fast'] is not one of fast, enas, pnas, nasnet"),
-        ({"width": 2}, "space_options.width: 'cell' has no such option; it takes blocks, ops, cells, filters"),
+        ({"width": 2}, "space_options.width: 'cell' has no such option; it takes blocks, ops, tied, cells, filters"),
     ],
 )
 def test_options_are_refused_with_field_value_and_what_is_accepted(options: dict[str, Any], message: str) -> None:

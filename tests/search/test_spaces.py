@@ -13,7 +13,7 @@ from search import catalog
 from search.catalog import OptionError
 from search.classifier import Classifier
 from search.export import parity, served_of, to_onnx
-from search.space import Genotype, InvalidGenotypeError, Json, Shape, Space
+from search.space import Genotype, InvalidGenotypeError, Json, Scalable, Shape, Space, Tokenised
 from search.spaces import space_for
 from search.spaces.stages import reference
 from tests.search.spaces import SHAPE, SMALL, small_space
@@ -152,6 +152,37 @@ def test_a_network_exports_with_any_batch_size_and_answers_the_same(space: Space
         assert parity(model, served, samples) < 1e-5
 
 
+def test_tokens_and_genotypes_are_two_forms_of_one_thing(space: Space) -> None:
+    if not isinstance(space, Tokenised):
+        pytest.skip(f"{space.name} has no tokens yet")
+    decisions = space.decisions()
+    assert len({decision.name for decision in decisions}) == len(decisions)
+    random = Random(0)
+    for genotype in drawn(space, 10):
+        tokens = space.tokens(genotype)
+        assert all(0 <= token < len(of.choices) for token, of in zip(tokens, decisions, strict=True))
+        again = space.from_tokens(tokens)
+        space.check(again)
+        assert space.tokens(again) == space.tokens(space.from_tokens(space.tokens(again)))
+        space.check(space.from_tokens([random.randrange(len(of.choices)) for of in decisions]))
+    space.check(space.from_tokens([99] * len(decisions)))
+
+
+def test_an_architecture_is_scaled_to_a_limit_and_stays_itself(space: Space) -> None:
+    if not isinstance(space, Scalable):
+        pytest.skip(f"{space.name} is not scaled yet")
+    genotype = space.sample(Random(0))
+    least = space.cost(space.scaled(genotype, 1)).flops
+    seen = []
+    for flops in (2 * least, 8 * least, 32 * least):
+        scaled = space.scaled(genotype, flops)
+        space.check(scaled)
+        seen.append(space.cost(scaled).flops)
+        assert seen[-1] <= 1.02 * flops
+    assert seen == sorted(seen)
+    assert seen[0] < seen[-1]
+
+
 def test_a_description_is_one_sentence_with_the_size(space: Space) -> None:
     text = space.describe(space.sample(Random(5)))
     assert text.endswith(".")
@@ -162,8 +193,13 @@ def test_a_description_is_one_sentence_with_the_size(space: Space) -> None:
     ("space_name", "genes", "named"),
     [
         ("cell", {"normal": []}, ("normal", "reduction")),
-        ("cell", {"normal": [], "reduction": []}, ("normal has 0 blocks", "this space has 3")),
-        ("cell", {"normal": 7, "reduction": []}, ("normal", "list of blocks")),
+        ("cell", {"normal": [], "reduction": []}, ("normal, reduction", "needed: normal, reduction, skeleton")),
+        ("cell", ("normal", 7), ("normal is 7", "list of blocks")),
+        ("cell", ("normal", []), ("normal has 0 blocks", "1 to 3 are possible")),
+        ("cell", ("skeleton", {"cells": 1}), ("skeleton", "needed: an object of cells, filters")),
+        ("cell", ("skeleton", "cells", 0), ("skeleton.cells is 0", "1 to 20")),
+        ("cell", ("skeleton", "filters", 1000), ("skeleton.filters is 1000", "4 to 512")),
+        ("cell", ("skeleton", "side", 17), ("skeleton.side is 17", "8 to 16")),
         ("cell", ("normal", 1, "inputs", [0, 3]), ("normal[1].inputs[1]", "3", "2 to 2")),
         ("cell", ("normal", 0, "inputs", [True, 0]), ("normal[0].inputs[0]", "0 (the cell before the last)")),
         ("cell", ("reduction", 2, "ops", ["conv9x9", "identity"]), ("reduction[2].ops[0]", "conv9x9", "conv3x3")),
@@ -175,9 +211,11 @@ def test_an_illegal_genotype_is_refused_with_its_place_and_the_choices(
 ) -> None:
     space = small_space(space_name)
     if isinstance(genes, tuple):
-        cell, number, field, value = genes
-        genes = space.sample(Random(0)).genes
-        genes[cell][number][field] = value
+        *path, field, value = genes
+        genes = place = space.sample(Random(0)).genes
+        for name in path:
+            place = place[name]
+        place[field] = value
     genotype = Genotype.of(space_name, genes)
     with pytest.raises(InvalidGenotypeError) as refusal:
         space.check(genotype)

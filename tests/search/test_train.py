@@ -23,6 +23,7 @@ from search.device import Device
 from search.evaluate import evaluate
 from search.floor import floor
 from search.space import Genotype, Recipe
+from search.spaces.cell import CellSpace
 from search.spaces.stages import Genes, Stage, StagesSpace
 from search.train import (
     CheckpointError,
@@ -112,6 +113,23 @@ def test_training_resumes_at_a_checkpoint_as_if_nothing_had_happened() -> None:
         p.epoch for p in whole.curve if p.score is not None
     ]
     assert b"pickle" not in saved[0]
+
+
+def test_the_paths_that_are_dropped_are_a_function_of_the_seed_and_of_the_step() -> None:
+    def of(drop_path: float, resume: bytes | None = None) -> Trained:
+        space = CellSpace(digits().shape(), blocks=1, filters=4, stem_multiplier=1, drop_path=drop_path)
+        genotype = space.from_tokens([1, 1, 2, 2] * 2)
+        fidelity = Fidelity(epochs=0.6)
+        checkpoint = None if resume else saved.append
+        return train(
+            space, genotype, digits(), fidelity, seed=1, device=CPU, resume=resume, checkpoint=checkpoint,
+            checkpoint_every_s=0.0,
+        )  # fmt: skip
+
+    saved: list[bytes] = []
+    whole = of(0.5)
+    assert same(whole.weights, of(0.5, resume=saved[len(saved) // 2]).weights)
+    assert not same(whole.weights, of(0.0).weights)
 
 
 def test_a_checkpoint_of_another_training_is_refused() -> None:
