@@ -107,6 +107,15 @@ SPACES: Mapping[str, Entry] = {
                 ),
             ),
         ),
+        Entry(
+            "macro",
+            "ENAS's whole networks: for each layer one of six operations, and skip connections to any earlier layer.",
+            (
+                Option("layers", "integer", 8, "Layers (L); halved after a third and after two thirds of them.", 3, 24),
+                Option("filters", "integer", 16, "Channels of the first layers (F); doubled at each halving.", 4, 512),
+                Option("side", "integer", 32, "Largest training resolution in pixels.", 8, 128),
+            ),
+        ),
     )
 }
 

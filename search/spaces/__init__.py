@@ -5,8 +5,9 @@ from typing import Any
 
 from search import catalog
 from search.space import Genotype, Json, Shape, Space
-from search.spaces import cell
+from search.spaces import cell, macro
 from search.spaces.cell import CellSpace
+from search.spaces.macro import MacroSpace
 from search.spaces.stages import StagesSpace
 
 
@@ -20,6 +21,8 @@ def space_for(name: str, shape: Shape, options: Mapping[str, Json], *, centre: G
     resolved: dict[str, Any] = catalog.entry(catalog.SPACES, name, "space").resolve(options, "space_options")
     if name == cell.NAME:
         return CellSpace(shape, **resolved)
+    if name == macro.NAME:
+        return MacroSpace(shape, **resolved)
     space = StagesSpace(shape, **resolved)
     if centre is None or centre.space != name:
         return space

@@ -14,6 +14,7 @@ Departures: normalisation has a shift but no scale, and the head's start is that
 optimizer expects; no auxiliary head.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
@@ -617,13 +618,13 @@ class CellSpace:
             skeleton = replace(self.skeleton, cells=cells, filters=filters, side=side)
             return replace(genes, skeleton=skeleton).to_genotype()
 
-        def fits(cells: int, filters: int) -> bool:
-            return self.cost(at(cells, filters)).flops <= flops
-
         base = min(widths, key=lambda width: abs(width - genes.skeleton.filters))
         most = max(_SCALED_CELLS, min(genes.skeleton.cells, cells_most))
-        cells = max((n for n in range(cells_least, most + 1) if fits(n, base)), default=cells_least)
-        return at(cells, max((width for width in widths if fits(cells, width)), default=widths[0]))
+        depths = range(cells_least, most + 1)
+        deep = bisect_right(depths, flops, key=lambda cells: self.cost(at(cells, base)).flops)
+        cells = depths[max(1, deep) - 1]
+        wide = bisect_right(widths, flops, key=lambda width: self.cost(at(cells, width)).flops)
+        return at(cells, widths[max(1, wide) - 1])
 
     # ------------------------------------------------------------------------------------------ description
 

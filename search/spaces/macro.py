@@ -1,0 +1,365 @@
+"""ENAS's whole networks: for each layer one of six operations and any skip connections.
+
+Pham et al. 2018, arXiv:1802.03268 (macro search), and the authors' code. After a 3×3 convolution come `layers` layers.
+A layer brings the layer before it to F channels (1×1) and applies its operation; then, from the second layer on, that answer
+and the answers of any earlier layers that it skips to are concatenated and brought back to F channels (1×1). After a
+third and two thirds of the layers every state is halved (factorised reduction) and F doubles, as the authors' final
+networks do. The mean over the map and one linear layer close it. 6^L · 2^(L(L-1)/2) networks.
+
+Departures: where the final network of the authors' code knows no separable convolutions and no pooling (`_fixed_layer`), those of
+its supernet stand; states that no later layer takes are not halved; a ReLU before the mean; normalisation has a shift but
+no scale, and the head's start is that of space `stages`, as the trainer's optimizer expects.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from search import catalog
+from search.space import Cost, Decision, Genotype, InvalidGenotypeError, Json, Recipe, Shape
+from search.spaces.cell import Convolution, Edge, Norm, Part, Pooling, Shrinking
+
+NAME = "macro"
+_SCALED_FILTERS = 4  # F is scaled in multiples of this
+
+OPS: Mapping[str, tuple[Part, ...]] = {
+    "conv3x3": (Convolution(1, 1), Convolution(3, 3)),
+    "sep3x3": (Convolution(1, 1), Convolution(3, 3, separable=True)),
+    "conv5x5": (Convolution(1, 1), Convolution(5, 5)),
+    "sep5x5": (Convolution(1, 1), Convolution(5, 5, separable=True)),
+    "avg3x3": (Convolution(1, 1), Pooling("avg", 3)),
+    "max3x3": (Convolution(1, 1), Pooling("max", 3)),
+}
+
+
+# ---------------------------------------------------------------------------------------------- genes
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """skips: states beside the last that the layer takes, ascending; 0 is the stem, n the answer of the nth layer."""
+
+    op: str
+    skips: tuple[int, ...]
+
+    def with_skip_flipped(self, state: int) -> "Layer":
+        return replace(self, skips=tuple(sorted({*self.skips} ^ {state})))
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """filters: F, of the first layers; doubled at each of the two reductions. side: training resolution in pixels."""
+
+    filters: int
+    side: int
+
+
+@dataclass(frozen=True, slots=True)
+class Genes:
+    """The genes of a genotype, typed."""
+
+    layers: tuple[Layer, ...]
+    skeleton: Skeleton
+
+    def to_genotype(self) -> Genotype:
+        layers = [{"op": layer.op, "skips": list(layer.skips)} for layer in self.layers]
+        return Genotype.of(NAME, {"layers": layers, "skeleton": asdict(self.skeleton)})
+
+    @classmethod
+    def of(cls, genotype: Genotype) -> "Genes":
+        """Raises InvalidGenotypeError for what is not layers and a skeleton; legal values are the space's matter."""
+        if genotype.space != NAME:
+            raise InvalidGenotypeError(f"a genotype of space {genotype.space!r} was given to space {NAME!r}")
+        genes = genotype.genes
+        if set(genes) != {"layers", "skeleton"}:
+            raise InvalidGenotypeError(f"genes are {', '.join(sorted(genes)) or 'empty'}; needed: layers, skeleton")
+        layers, skeleton, names = genes["layers"], genes["skeleton"], [field.name for field in fields(Skeleton)]
+        if not isinstance(layers, list):
+            raise InvalidGenotypeError(f"layers is {layers!r}; needed: a list of layers")
+        if not isinstance(skeleton, Mapping) or set(skeleton) != set(names):
+            raise InvalidGenotypeError(f"skeleton is {skeleton!r}; needed: an object of {', '.join(names)}")
+        return cls(tuple(_layer_of(f"layers[{n}]", layer) for n, layer in enumerate(layers)), Skeleton(**skeleton))
+
+
+def _layer_of(place: str, layer: Json) -> Layer:
+    if not isinstance(layer, Mapping) or set(layer) != {"op", "skips"} or not isinstance(layer["skips"], list):
+        raise InvalidGenotypeError(f'{place} is {layer!r}; needed: {{"op": name, "skips": [state, …]}}')
+    return Layer(layer["op"], tuple(layer["skips"]))
+
+
+# ---------------------------------------------------------------------------------------------- layout
+
+
+@dataclass(frozen=True, slots=True)
+class LayerLayout:
+    """One layer in its place. join: brings the concatenated states back to F channels; None in the first layer.
+    halved: edges that halve the states still needed, by state, where a reduction follows."""
+
+    op: Edge
+    skips: tuple[int, ...]
+    join: Edge | None
+    halved: Mapping[int, Edge]
+    filters: int  # behind the layer and its reduction
+    side: int
+
+    def edges(self) -> Iterator[Edge]:
+        yield self.op
+        if self.join is not None:
+            yield self.join
+        yield from self.halved.values()
+
+
+def reductions(layers: int) -> tuple[int, int]:
+    """After how many layers everything is halved."""
+    return layers // 3, 2 * (layers // 3)
+
+
+def laid_out(genes: Genes) -> list[LayerLayout]:
+    filters, side, layout = genes.skeleton.filters, genes.skeleton.side, []
+    for number, layer in enumerate(genes.layers, 1):
+        op = Edge(OPS[layer.op], filters, filters, side)
+        taken = (len(layer.skips) + 1) * filters
+        join = Edge((Convolution(1, 1),), taken, filters, side) if number > 1 else None
+        halved: dict[int, Edge] = {}
+        if number in reductions(len(genes.layers)):
+            needed = {number} | {state for later in genes.layers[number:] for state in later.skips if state <= number}
+            halved = {state: Edge((Shrinking(),), filters, 2 * filters, side, 2) for state in sorted(needed)}
+            filters, side = 2 * filters, (side + 1) // 2
+        layout.append(LayerLayout(op, layer.skips, join, halved, filters, side))
+    return layout
+
+
+# ---------------------------------------------------------------------------------------------- networks
+
+
+class MacroNetwork(nn.Module):
+    """float (B, C, S, S), normalised, of any S, to logits (B, classes)."""
+
+    def __init__(self, channels: int, filters: int, layers: Sequence[LayerLayout], classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(channels, filters, 3, padding=1, bias=False), Norm(filters))
+        self.skips = [layer.skips for layer in layers]
+        self.halved = [tuple(layer.halved) for layer in layers]
+        for number, layer in enumerate(layers, 1):
+            self.add_module(f"layer{number}", layer.op.build())
+            if layer.join is not None:
+                self.add_module(f"join{number}", layer.join.build())
+            for state, edge in layer.halved.items():
+                self.add_module(f"halve{state}_after{number}", edge.build())
+        last = layers[-1].filters
+        self.head = nn.Linear(last, classes)
+        nn.init.normal_(self.head.weight, std=1.0)
+        nn.init.zeros_(self.head.bias)
+        self.scale = 1 / last
+
+    def forward(self, images: Tensor) -> Tensor:
+        states: list[Tensor] = [self.stem(images)]
+        for number, (skips, halved) in enumerate(zip(self.skips, self.halved, strict=True), 1):
+            x: Tensor = self.get_submodule(f"layer{number}")(states[-1])  # (B, F, S, S)
+            if number > 1:
+                x = self.get_submodule(f"join{number}")(torch.cat([*(states[state] for state in skips), x], 1))
+            states.append(x)
+            for state in halved:
+                states[state] = self.get_submodule(f"halve{state}_after{number}")(states[state])  # (B, 2F, S/2, S/2)
+        logits: Tensor = self.head(F.relu(states[-1]).mean((2, 3))) * self.scale
+        return logits
+
+
+# ---------------------------------------------------------------------------------------------- space
+
+_RANGES = {option.name: option for option in catalog.SPACES[NAME].options}
+
+
+class MacroSpace:
+    """See `search.space`: a Space that is Tokenised and Scalable.
+
+    layers: L, which all genotypes have. filters, side: of the skeleton that new genotypes get.
+    """
+
+    name = NAME
+
+    def __init__(self, shape: Shape, *, layers: int = 8, filters: int = 16, side: int = 32) -> None:
+        self.shape = shape
+        self.layers = layers
+        self.ops = tuple(OPS)
+        self.skeleton = Skeleton(filters, min(side, shape.side))
+
+    def sample(self, random: Random) -> Genotype:
+        """Uniform: each of the networks is as likely."""
+        return Genes(
+            tuple(
+                Layer(random.choice(self.ops), tuple(state for state in range(number) if random.random() < 0.5))
+                for number in range(self.layers)
+            ),
+            self.skeleton,
+        ).to_genotype()
+
+    def mutate(self, genotype: Genotype, random: Random) -> Genotype:
+        """One operation becomes another, or one skip connection comes or goes."""
+        genes = Genes.of(genotype)
+        if random.random() < 0.5:
+            place = random.randrange(self.layers)
+            layer = genes.layers[place]
+            changed = replace(layer, op=random.choice([op for op in self.ops if op != layer.op]))
+        else:
+            place, state = random.choice([(layer, state) for layer in range(self.layers) for state in range(layer)])
+            changed = genes.layers[place].with_skip_flipped(state)
+        return _with_layer(genes, place, changed)
+
+    def neighbours(self, genotype: Genotype) -> Iterator[Genotype]:
+        genes = Genes.of(genotype)
+        for place, layer in enumerate(genes.layers):
+            for op in self.ops:
+                if op != layer.op:
+                    yield _with_layer(genes, place, replace(layer, op=op))
+            for state in range(place):
+                yield _with_layer(genes, place, layer.with_skip_flipped(state))
+
+    def key(self, genotype: Genotype) -> str:
+        """No two genotypes are the same network: each layer takes the one before."""
+        return genotype.digest()
+
+    # ------------------------------------------------------------------------------------------ tokens and scaling
+
+    def decisions(self) -> tuple[Decision, ...]:
+        """Layer by layer, as the authors' controller: the operation, then a yes or no for each earlier state."""
+        decisions = []
+        for number in range(self.layers):
+            decisions.append(Decision(f"layers[{number}].op", "op", self.ops))
+            decisions += [
+                Decision(f"layers[{number}].skips[{state}]", "skip", ("no", "yes")) for state in range(number)
+            ]
+        return tuple(decisions)
+
+    def tokens(self, genotype: Genotype) -> tuple[int, ...]:
+        tokens = []
+        for number, layer in enumerate(Genes.of(genotype).layers):
+            tokens += [self.ops.index(layer.op), *(int(state in layer.skips) for state in range(number))]
+        return tuple(tokens)
+
+    def from_tokens(self, tokens: Sequence[int]) -> Genotype:
+        """Raises ValueError for another number of tokens than there are decisions."""
+        needed = self.layers * (self.layers + 1) // 2
+        if len(tokens) != needed:
+            raise ValueError(f"{len(tokens)} tokens; {needed} are needed for {self.layers} layers")
+        left, layers = list(tokens), []
+        for number in range(self.layers):
+            op, skips, left = left[0], left[1 : number + 1], left[number + 1 :]
+            chosen = tuple(state for state, token in enumerate(skips) if token % 2)
+            layers.append(Layer(self.ops[op % len(self.ops)], chosen))
+        return Genes(tuple(layers), self.skeleton).to_genotype()
+
+    def scaled(self, genotype: Genotype, flops: int) -> Genotype:
+        """The same layers with most filters, so that the network has at most `flops` multiply-adds.
+
+        Resolution is the space's own where that is larger. The smallest skeleton when all have more.
+        """
+        genes = Genes.of(genotype)
+        side = min(max(self.skeleton.side, genes.skeleton.side), self.shape.side)
+        widths = range(_SCALED_FILTERS, int(_RANGES["filters"].maximum) + 1, _SCALED_FILTERS)
+
+        def at(filters: int) -> Genotype:
+            return replace(genes, skeleton=Skeleton(filters, side)).to_genotype()
+
+        return at(widths[max(1, bisect_right(widths, flops, key=lambda width: self.cost(at(width)).flops)) - 1])
+
+    # ------------------------------------------------------------------------------------------ description
+
+    def features(self, genotype: Genotype) -> NDArray[np.float32]:
+        """(F,): logarithms of sizes; for each layer its operation one-hot, its skips and how often it is taken; and
+        counts over the graph: operations in all and at each resolution, least and most of each on a path through the
+        network, the shortest path (the longest takes every layer)."""
+        genes, cost = Genes.of(genotype), self.cost(genotype)
+        row: list[float] = [np.log10(cost.params), np.log10(cost.flops)]
+        taken = [sum(state in later.skips for later in genes.layers) for state in range(self.layers + 1)]
+        for number, layer in enumerate(genes.layers):
+            row += [float(layer.op == op) for op in self.ops]
+            row += [float(state in layer.skips) for state in range(number)]
+            row.append(taken[number])
+        bounds = (0, *reductions(self.layers), self.layers)
+        for start, end in ((0, self.layers), *pairwise(bounds)):
+            row += [sum(layer.op == op for layer in genes.layers[start:end]) for op in self.ops]
+            row.append(sum(len(layer.skips) for layer in genes.layers[start:end]))
+        for weigh in (*({op} for op in self.ops), set(self.ops)):
+            least, most = [0], [0]
+            for layer in genes.layers:
+                own = int(layer.op in weigh)
+                least.append(min(least[-1] + own, *(least[state] for state in layer.skips), self.layers))
+                most.append(max(most[-1] + own, *(most[state] for state in layer.skips), 0))
+            row += [least[-1], most[-1]]
+        return np.asarray(row, dtype=np.float32)
+
+    def check(self, genotype: Genotype) -> None:
+        genes = Genes.of(genotype)
+        if len(genes.layers) != self.layers:
+            raise InvalidGenotypeError(f"layers has {len(genes.layers)} entries; this space has {self.layers}")
+        for number, layer in enumerate(genes.layers):
+            if layer.op not in self.ops:
+                raise InvalidGenotypeError(f"layers[{number}].op is {layer.op!r}; possible: {', '.join(self.ops)}")
+            for place, state in enumerate(layer.skips):
+                earlier = f"0 (the stem){f', 1 to {number - 1} (answers of layers)' if number > 1 else ''}"
+                if isinstance(state, bool) or not isinstance(state, int) or not 0 <= state < number:
+                    raise InvalidGenotypeError(
+                        f"layers[{number}].skips[{place}] is {state!r}; possible: {earlier if number else 'none here'}"
+                    )
+            if list(layer.skips) != sorted(set(layer.skips)):
+                raise InvalidGenotypeError(
+                    f"layers[{number}].skips is {list(layer.skips)}; needed: ascending, each state once"
+                )
+        for field, value in asdict(genes.skeleton).items():
+            self._check_skeleton(field, value)
+
+    def _check_skeleton(self, field: str, value: Any) -> None:
+        low, high = int(_RANGES[field].minimum), int(_RANGES[field].maximum)
+        if field == "side":
+            low, high = min(low, self.shape.side), min(high, self.shape.side)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise InvalidGenotypeError(f"skeleton.{field} is {value!r}; possible: {low} to {high}")
+
+    # ------------------------------------------------------------------------------------------ networks
+
+    def cost(self, genotype: Genotype) -> Cost:
+        genes = Genes.of(genotype)
+        layout, skeleton = laid_out(genes), genes.skeleton
+        stem = Edge((Convolution(3, 3),), self.shape.channels, skeleton.filters, skeleton.side)
+        costs = [*stem.costs(), *(cost for layer in layout for edge in layer.edges() for cost in edge.costs())]
+        last = layout[-1]
+        head = last.filters * self.shape.classes
+        return Cost(
+            params=sum(cost.params for cost in costs) + head + self.shape.classes,
+            flops=sum(cost.flops for cost in costs) + head,
+            activations=sum(cost.activations for cost in costs) + last.filters * last.side**2,
+        )
+
+    def recipe(self, genotype: Genotype) -> Recipe:
+        """One for all. Gray pictures are mostly writing and drawings, whose mirror images are another class."""
+        self.check(genotype)
+        side = Genes.of(genotype).skeleton.side
+        return Recipe(side=side, start_side=side, flip=self.shape.channels == 3)
+
+    def build(self, genotype: Genotype) -> nn.Module:
+        self.check(genotype)
+        genes = Genes.of(genotype)
+        return MacroNetwork(self.shape.channels, genes.skeleton.filters, laid_out(genes), self.shape.classes)
+
+    def describe(self, genotype: Genotype) -> str:
+        genes, cost = Genes.of(genotype), self.cost(genotype)
+        skeleton, skips = genes.skeleton, sum(len(layer.skips) for layer in genes.layers)
+        return (
+            f"A network of {len(genes.layers)} layers ({', '.join(layer.op for layer in genes.layers)}) with {skips} skip "
+            f"connections and {skeleton.filters} to {4 * skeleton.filters} filters that sees "
+            f"{skeleton.side}×{skeleton.side} pictures; {cost.params:,} parameters, {cost.flops:,} multiply-adds."
+        )
+
+
+def _with_layer(genes: Genes, place: int, layer: Layer) -> Genotype:
+    return replace(genes, layers=(*genes.layers[:place], layer, *genes.layers[place + 1 :])).to_genotype()
