@@ -6,7 +6,7 @@ pictures with the least arithmetic that we know of.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search.space import Cost, Genotype, InvalidGenotypeError, Json, Recipe, Shape
+from search.space import Cost, Decision, Genotype, InvalidGenotypeError, Json, Recipe, Shape
 
 NAME = "stages"
 
@@ -43,6 +43,12 @@ TRANSLATES = (0.0, 0.0625, 0.125)
 CUTOUTS = (0.0, 0.25, 0.375)
 BALANCES = (0.0, 0.5, 1.0)
 START_SIDES = (0.5, 0.625, 0.75, 1.0)  # of the final side
+SIZES = (0.5, 0.7, 1.0)  # of the wanted size: those that token forms may ask for
+
+_LADDERS: Mapping[str, tuple[Any, ...]] = {
+    "batch_size": BATCH_SIZES, "learning_rate": LEARNING_RATES, "weight_decay": WEIGHT_DECAYS,
+    "label_smoothing": LABEL_SMOOTHINGS, "translate": TRANSLATES, "cutout": CUTOUTS, "balance": BALANCES,
+}  # fmt: skip
 
 _REFERENCE_SIDE = 64  # pixels; larger pictures take four times the arithmetic for little
 _REFERENCE_WIDTH_LEAST = 16  # channels of the first stage
@@ -96,7 +102,10 @@ class Genes:
 
 
 class StagesSpace:
-    """See `search.space.Space`. `flops` is how many multiply-adds a sampled network should have, about."""
+    """See `search.space`: a Space that is Tokenised and Scalable.
+
+    flops: how many multiply-adds a sampled network should have, about.
+    """
 
     name = NAME
 
@@ -125,6 +134,69 @@ class StagesSpace:
     def neighbours(self, genotype: Genotype) -> Iterator[Genotype]:
         for _, changed in _steps(Genes.of(genotype), self.shape):
             yield changed.to_genotype()
+
+    def decisions(self) -> tuple[Decision, ...]:
+        """Fixed slots: those of stages that a network does not have are passed over."""
+        return tuple(Decision(name, kind, tuple(map(str, values))) for name, kind, values in self._slots())
+
+    def _slots(self) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
+        """Name, kind and values of each decision. Widths are proportions; `size` says how large the network is."""
+        yield "size", "size", SIZES
+        yield "stem_kernel", "stem_kernel", STEM_KERNELS
+        yield "stem_stride", "stem_stride", STEM_STRIDES
+        yield "activation", "activation", tuple(ACTIVATIONS)
+        yield "pooling", "pooling", tuple(POOLINGS)
+        yield "stages", "stages", tuple(range(STAGES_MIN, STAGES_MAX + 1))
+        for place in range(STAGES_MAX):
+            for kind, values in (("width", WIDTHS), ("depth", DEPTHS), ("kernel", KERNELS), ("block", BLOCKS)):
+                yield f"stages[{place}].{kind}", kind, tuple(values)
+        yield "recipe.side", "side", sides_for(self.shape)
+        yield "recipe.start_side", "start_side", START_SIDES
+        for name, ladder in _LADDERS.items():
+            yield f"recipe.{name}", name, ladder
+        yield "recipe.flip", "flip", (False, True)
+
+    def tokens(self, genotype: Genotype) -> tuple[int, ...]:
+        """The nearest choices where a value lies between them."""
+        genes = Genes.of(genotype)
+        values = asdict(genes) | {f"recipe.{name}": value for name, value in asdict(genes.recipe).items()}
+        values["size"] = self.cost(genotype).flops / self.flops
+        values["stages"] = len(genes.stages)
+        values["recipe.start_side"] = genes.recipe.start_side / genes.recipe.side
+        for place in range(STAGES_MAX):
+            stage = genes.stages[min(place, len(genes.stages) - 1)]
+            values |= {f"stages[{place}].{name}": value for name, value in asdict(stage).items()}
+        return tuple(_nearest(values[name], choices) for name, _, choices in self._slots())
+
+    def from_tokens(self, tokens: Sequence[int]) -> Genotype:
+        """Brought to the chosen size by its widths. Where the choices leave nothing of the picture, the first
+        resolution is raised, then stages are left out, then the stem takes every position.
+
+        Raises ValueError for another number of tokens than there are decisions.
+        """
+        slots = list(self._slots())
+        if len(tokens) != len(slots):
+            raise ValueError(f"{len(tokens)} tokens; {len(slots)} are needed")
+        chosen = {name: values[token % len(values)] for token, (name, _, values) in zip(tokens, slots, strict=True)}
+        side, share = chosen["recipe.side"], chosen["recipe.start_side"]
+        recipe = Recipe(
+            side=side,
+            start_side=max(min(8, side), _even(share * side)) if share < 1 else side,
+            flip=chosen["recipe.flip"],
+            **{name: chosen[f"recipe.{name}"] for name in _LADDERS},
+        )
+        stages = tuple(
+            Stage(**{name: chosen[f"stages[{place}].{name}"] for name in ("width", "depth", "kernel", "block")})
+            for place in range(chosen["stages"])
+        )
+        genes = Genes(
+            chosen["stem_kernel"], chosen["stem_stride"], stages, chosen["activation"], chosen["pooling"], recipe
+        )
+        return fitted(_seeing(genes), self.shape, int(chosen["size"] * self.flops)).to_genotype()
+
+    def scaled(self, genotype: Genotype, flops: int) -> Genotype:
+        """The same network with other widths; its resolution is a gene of its own."""
+        return fitted(Genes.of(genotype), self.shape, flops).to_genotype()
 
     def key(self, genotype: Genotype) -> str:
         """One convolution cannot be bridged, so a stage of depth 1 has but one kind of block beside `separable`."""
@@ -316,11 +388,7 @@ def _all_steps(genes: Genes, shape: Shape) -> Iterator[tuple[str, Genes]]:
         start = max(8, _even(share * recipe.side)) if share < 1 else recipe.side
         if start != recipe.start_side:
             yield "resolution", replace(genes, recipe=replace(recipe, start_side=start))
-    ladders: dict[str, tuple[float, ...]] = {
-        "batch_size": BATCH_SIZES, "learning_rate": LEARNING_RATES, "weight_decay": WEIGHT_DECAYS,
-        "label_smoothing": LABEL_SMOOTHINGS, "translate": TRANSLATES, "cutout": CUTOUTS, "balance": BALANCES,
-    }  # fmt: skip
-    for name, ladder in ladders.items():
+    for name, ladder in _LADDERS.items():
         area = "augmentation" if name in ("translate", "cutout") else "training"
         for value in _beside(getattr(recipe, name), ladder):
             yield area, replace(genes, recipe=replace(recipe, **{name: value}))
@@ -331,6 +399,25 @@ def _beside(value: float, ladder: tuple[Any, ...]) -> list[Any]:
     """The rungs next to `value`, which need not be a rung itself."""
     below, above = [v for v in ladder if v < value], [v for v in ladder if v > value]
     return below[-1:] + above[:1]
+
+
+def _nearest(value: Any, choices: tuple[Any, ...]) -> int:
+    if value in choices:
+        return choices.index(value)
+    return min(range(len(choices)), key=lambda place: float(abs(choices[place] - value)))
+
+
+def _seeing(genes: Genes) -> Genes:
+    """The genes, changed where they would leave nothing of a picture at the first resolution."""
+    side = genes.recipe.side
+    while _resolutions(genes, genes.recipe.start_side)[-1] < 1:
+        if genes.recipe.start_side < side:
+            genes = replace(genes, recipe=replace(genes.recipe, start_side=side))
+        elif len(genes.stages) > STAGES_MIN:
+            genes = replace(genes, stages=genes.stages[:-1])
+        else:  # of 8 pixels, the fewest there are, this leaves one
+            return replace(genes, stem_stride=STEM_STRIDES[0], stem_kernel=STEM_KERNELS[0])
+    return genes
 
 
 def _with_stage(genes: Genes, place: int, stage: Stage) -> Genes:

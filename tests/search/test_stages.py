@@ -99,3 +99,30 @@ def test_the_device_is_measured_once_and_described() -> None:
     assert device.flops_per_s > 1e8
     assert device.free_bytes() > 0
     assert device.describe()["kind"] == "cpu"
+
+
+@pytest.mark.parametrize("shape", [Shape(1, 8, 2), Shape(3, 32, 10), Shape(3, 128, 5)])
+def test_any_tokens_are_a_legal_network_of_about_the_wanted_size(shape: Shape) -> None:
+    space = StagesSpace(shape, flops=10_000_000)
+    decisions, random = space.decisions(), Random(0)
+    flops = []
+    for _ in range(60):
+        genotype = space.from_tokens([random.randrange(len(decision.choices)) for decision in decisions])
+        space.check(genotype)
+        flops.append(space.cost(genotype).flops)
+    if shape.side > 8:  # the widest networks of so few pixels have less
+        assert 0.3 * 10_000_000 < sorted(flops)[30] < 1.1 * 10_000_000
+    with pytest.raises(ValueError, match="3 tokens"):
+        space.from_tokens([0, 1, 2])
+
+
+def test_tokens_say_what_the_network_is() -> None:
+    space = StagesSpace(SHAPE, flops=10_000_000)
+    names = [decision.name for decision in space.decisions()]
+    tokens = space.tokens(space.sample(Random(5)))
+    for name, token in (("stem_kernel", 1), ("pooling", 2), ("stages[1].block", 2), ("recipe.flip", 0), ("stages", 0)):
+        changed = list(tokens)
+        changed[names.index(name)] = token
+        assert space.tokens(space.from_tokens(changed))[names.index(name)] == token
+    genes = Genes.of(space.from_tokens(tokens))
+    assert Genes.of(space.sample(Random(5))).recipe == genes.recipe
