@@ -128,6 +128,7 @@ class Space(Protocol):
     def recipe(self, genotype: Genotype) -> Recipe: ...
     def build(self, genotype: Genotype) -> nn.Module: ...  # (B, C, side, side) normalised -> (B, classes)
     def describe(self, genotype: Genotype) -> str: ...  # one sentence for a reader
+    def to_python(self, genotype: Genotype) -> str: ...  # source of `Network`, alike to what `build` makes; see writing
 
 
 @runtime_checkable

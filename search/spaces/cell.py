@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from search import catalog
 from search.space import Cost, Decision, Genotype, InvalidGenotypeError, Json, Recipe, Shape
+from search.spaces.writing import indented, module_of
 
 NAME = "cell"
 CELLS = ("normal", "reduction")
@@ -211,6 +212,11 @@ class Convolution:
             layers.append(nn.Conv2d(inputs, outputs, 1, bias=False))
         return nn.Sequential(*layers, Norm(outputs))
 
+    def source(self, inputs: object, outputs: object, stride: int) -> str:
+        kernel = self.height if self.height == self.width else (self.height, self.width)
+        rest = (", stride=2" if stride == 2 else "") + (f", dilation={self.dilation}" if self.dilation > 1 else "")
+        return f"{'separable' if self.separable else 'convolution'}({inputs}, {outputs}, {kernel}{rest})"
+
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
@@ -227,6 +233,10 @@ class Pooling:
             return nn.MaxPool2d(self.size, stride, self.size // 2)
         return nn.AvgPool2d(self.size, stride, self.size // 2, count_include_pad=False)
 
+    def source(self, _inputs: object, _outputs: object, stride: int) -> str:
+        numbers = f"{self.size}, stride={stride}, padding={self.size // 2}"
+        return f"nn.MaxPool2d({numbers})" if self.kind == "max" else f"nn.AvgPool2d({numbers}, count_include_pad=False)"
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -237,6 +247,9 @@ class Identity:
 
     def build(self, inputs: int, outputs: int, stride: int) -> nn.Module:
         return nn.Identity() if stride == 1 else Shrinking().build(inputs, outputs, stride)
+
+    def source(self, inputs: object, outputs: object, stride: int) -> str:
+        return "nn.Identity()" if stride == 1 else Shrinking().source(inputs, outputs, stride)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +263,9 @@ class Shrinking:
 
     def build(self, inputs: int, outputs: int, _stride: int) -> nn.Module:
         return _Shrinking(inputs, outputs)
+
+    def source(self, inputs: object, outputs: object, _stride: int) -> str:
+        return f"Shrinking({inputs}, {outputs})"
 
 
 class _Shrinking(nn.Module):
@@ -311,6 +327,18 @@ class Edge:
             inputs, stride = self.outputs, 1
         return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
+    def source(self, filters: object = None) -> str:
+        """An expression that makes what `build` makes; all channels are called `filters` where that is given."""
+        inputs, stride, layers = filters or self.inputs, self.stride, []
+        for part in self.parts:
+            layers.append(part.source(inputs, filters or self.outputs, stride))
+            inputs, stride = filters or self.outputs, 1
+        return layers[0] if len(layers) == 1 else "nn.Sequential(\n    " + ",\n    ".join(layers) + ",\n)"
+
+    @property
+    def is_nothing(self) -> bool:
+        return isinstance(self.parts[0], Identity) and self.stride == 1
+
 
 @dataclass(frozen=True, slots=True)
 class CellLayout:
@@ -322,6 +350,7 @@ class CellLayout:
     outputs: tuple[tuple[int, Edge], ...]
     filters: int
     side: int
+    shrinks: bool
 
     @property
     def channels(self) -> int:
@@ -356,7 +385,7 @@ def _laid_out(cell: Cell, filters: int, before: tuple[int, int], last: tuple[int
         for block in cell
     )
     outputs = tuple((state, edge(state, "identity")) for state in _unused(cell))
-    return CellLayout((entries[0], entries[1]), blocks, outputs, filters, halved)
+    return CellLayout((entries[0], entries[1]), blocks, outputs, filters, halved, shrinks)
 
 
 # ---------------------------------------------------------------------------------------------- networks
@@ -730,6 +759,46 @@ class CellSpace:
         genes = Genes.of(genotype)
         return CellNetwork(self._stem(genes.skeleton), self._layout(genes), self.shape.classes, self.drop_path)
 
+    def to_python(self, genotype: Genotype) -> str:
+        """A class for each of the two cells, and `Network`, which stacks them."""
+        self.check(genotype)
+        genes, side, cells = Genes.of(genotype), Genes.of(genotype).skeleton.side, []
+        layout, stem = self._layout(genes), self._stem(genes.skeleton).outputs
+        for place in layout:
+            before, last = (edge.inputs for edge in place.entries)
+            halves = ", halve_before=True" if place.entries[0].stride == 2 else ""
+            made = f"{_class_name(place)}(before={before}, last={last}, filters={place.filters}{halves})"
+            cells.append(f"{made},  # (B, {place.channels}, {place.side}, {place.side})")
+        classes = [
+            _cell_source(cell, next(place for place in layout if place.shrinks == shrinks)).strip("\n")
+            for shrinks, cell in enumerate(genes)
+        ]
+        network = f'''
+class Network(nn.Module):
+    """Normalised pictures (B, {self.shape.channels}, S, S) to logits (B, {self.shape.classes}); trained at S = {side}."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d({self.shape.channels}, {stem}, 3, padding=1, bias=False),
+            Norm({stem}),
+        )  # (B, {stem}, {side}, {side})
+        self.cells = nn.ModuleList(
+            [
+{indented(cells, 4)}
+            ]
+        )
+        self.head = nn.Linear({layout[-1].channels}, {self.shape.classes})
+
+    def forward(self, images: Tensor) -> Tensor:
+        before = last = self.stem(images)
+        for cell in self.cells:
+            before, last = last, cell(before, last)
+        x = F.relu(last).mean((2, 3))  # (B, {layout[-1].channels})
+        return self.head(x) / {layout[-1].channels}
+'''
+        return module_of(self.describe(genotype), "\n\n\n".join([*classes, network.strip("\n")]))
+
     def describe(self, genotype: Genotype) -> str:
         genes = Genes.of(genotype)
         layout, cost, side = self._layout(genes), self.cost(genotype), genes.skeleton.side
@@ -741,6 +810,57 @@ class CellSpace:
             f"A network of {len(layout)} cells with {genes.skeleton.filters} to {layout[-1].filters} filters that sees "
             f"{side}×{side} pictures: {'; '.join(cells)}; {cost.params:,} parameters, {cost.flops:,} multiply-adds."
         )
+
+
+# ---------------------------------------------------------------------------------------------- source
+
+
+def _cell_source(cell: Cell, layout: CellLayout) -> str:
+    """The class of a cell, for any number of channels. layout: of one of its places."""
+    name, maps = _class_name(layout), "2S, 2S" if layout.shrinks else "S, S"
+    made, lines = [], []
+    names = ["before", "last", *(f"block{number}" for number in range(len(cell)))]
+    for number, (block, halves) in enumerate(zip(cell, layout.blocks, strict=True)):
+        terms = []
+        said = (f"{op} of {names[state]}" for state, op in zip(block.inputs, block.ops, strict=True))
+        made.append(f"# block{number}: {' + '.join(said)}")
+        for side, (state, edge) in zip(("left", "right"), halves, strict=True):
+            if edge.is_nothing:
+                terms.append(names[state])
+            else:
+                made.append(f"self.block{number}_{side} = {edge.source('filters')}")
+                terms.append(f"self.block{number}_{side}({names[state]})")
+        lines.append(f"block{number} = {' + '.join(terms)}")
+    outputs = []
+    for state, edge in layout.outputs:
+        if edge.is_nothing:
+            outputs.append(names[state])
+        else:
+            made.append(f"self.output{state} = {edge.source('filters')}")
+            outputs.append(f"self.output{state}({names[state]})")
+    lines.append(
+        f"return torch.cat([{', '.join(outputs)}], 1)  # (B, {len(outputs)} × filters, S, S)"
+        if len(outputs) > 1
+        else f"return {outputs[0]}  # (B, filters, S, S)"
+    )
+    return f'''
+class {name}(nn.Module):
+    """From the outputs of the two cells before{" to half the resolution" if layout.shrinks else ""}."""
+
+    def __init__(self, before: int, last: int, filters: int, halve_before: bool = False):
+        super().__init__()
+        self.from_before = entry(before, filters, halve_before)
+        self.from_last = entry(last, filters)
+{indented(made, 2)}
+
+    def forward(self, before: Tensor, last: Tensor) -> Tensor:
+        before, last = self.from_before(before), self.from_last(last)  # (B, filters, {maps})
+{indented(lines, 2)}
+'''
+
+
+def _class_name(layout: CellLayout) -> str:
+    return f"{CELLS[layout.shrinks].capitalize()}Cell"
 
 
 def _graph_counts(cell: Cell, ops: Sequence[str]) -> list[float]:

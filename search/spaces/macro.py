@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from search import catalog
 from search.space import Cost, Decision, Genotype, InvalidGenotypeError, Json, Recipe, Shape
 from search.spaces.cell import Convolution, Edge, Norm, Part, Pooling, Shrinking
+from search.spaces.writing import indented, module_of
 
 NAME = "macro"
 _SCALED_FILTERS = 4  # F is scaled in multiples of this
@@ -350,6 +351,43 @@ class MacroSpace:
         self.check(genotype)
         genes = Genes.of(genotype)
         return MacroNetwork(self.shape.channels, genes.skeleton.filters, laid_out(genes), self.shape.classes)
+
+    def to_python(self, genotype: Genotype) -> str:
+        """One class, `Network`, a line for each layer."""
+        self.check(genotype)
+        genes = Genes.of(genotype)
+        layout, filters, side = laid_out(genes), genes.skeleton.filters, genes.skeleton.side
+        made, lines = list[str](), [f"x0 = self.stem(images)  # (B, {filters}, {side}, {side})"]
+        for number, layer in enumerate(layout, 1):
+            made.append(f"self.layer{number} = {layer.op.source()}")
+            answer = f"self.layer{number}(x{number - 1})"
+            if layer.join is not None:
+                made.append(f"self.join{number} = {layer.join.source()}")
+                skipped = ", ".join(f"x{state}" for state in layer.skips)
+                answer = f"self.join{number}({f'torch.cat([{skipped}, {answer}], 1)' if skipped else answer})"
+            lines.append(f"x{number} = {answer}  # {genes.layers[number - 1].op}")
+            if layer.halved:
+                names = {state: f"self.halve{state}_after{number}" for state in layer.halved}
+                made += [f"{name} = {layer.halved[state].source()}" for state, name in names.items()]
+                lines += [f"x{state} = {name}(x{state})" for state, name in names.items()]
+                lines[-1] += f"  # (B, {layer.filters}, {layer.side}, {layer.side})"
+        channels, classes, last = self.shape.channels, self.shape.classes, layout[-1].filters
+        network = f'''
+class Network(nn.Module):
+    """Normalised pictures (B, {channels}, S, S) to logits (B, {classes}); trained at S = {side}."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d({channels}, {filters}, 3, padding=1, bias=False), Norm({filters}))
+{indented(made, 2)}
+        self.head = nn.Linear({last}, {classes})
+
+    def forward(self, images: Tensor) -> Tensor:
+{indented(lines, 2)}
+        x = F.relu(x{self.layers}).mean((2, 3))  # (B, {last})
+        return self.head(x) / {last}
+'''
+        return module_of(self.describe(genotype), network)
 
     def describe(self, genotype: Genotype) -> str:
         genes, cost = Genes.of(genotype), self.cost(genotype)

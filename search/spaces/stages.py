@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search.space import Cost, Decision, Genotype, InvalidGenotypeError, Json, Recipe, Shape
+from search.spaces.writing import indented, module_of
 
 NAME = "stages"
 
@@ -284,6 +285,74 @@ class StagesSpace:
             f"{len(genes.stages)} stages ({stages}) with {genes.activation.upper().replace('SILU', 'SiLU')} and "
             f"{_POOLING_WORDS[genes.pooling]}; {_short(cost.params)} parameters, {_short(cost.flops)} multiply-adds."
         )
+
+    def to_python(self, genotype: Genotype) -> str:
+        """A class for each stage, and `Network`."""
+        self.check(genotype)
+        genes = Genes.of(genotype)
+        side, channels = genes.recipe.side, whitened_channels(self.shape.channels, genes.stem_kernel)
+        sides, classes, inputs = _resolutions(genes, side), list[str](), channels
+        for number, stage in enumerate(genes.stages, 1):
+            classes.append(_stage_source(number, inputs, stage, genes, sides[number]).strip("\n"))
+            inputs = stage.width
+        stem = f"{self.shape.channels}, {channels}, {genes.stem_kernel}, stride={genes.stem_stride}"
+        names = ", ".join(f"Stage{number}()" for number in range(1, len(genes.stages) + 1))
+        network = f'''
+class Network(nn.Module):
+    """Normalised pictures (B, {self.shape.channels}, S, S) to logits (B, {self.shape.classes}); trained at S = {side}."""
+
+    def __init__(self):
+        super().__init__()
+        self.whitening = nn.Conv2d({stem})  # decorrelates patches of the training pictures
+        self.whitening.weight.requires_grad_(False)
+        self.stages = nn.Sequential({names})
+        self.head = nn.Linear({inputs}, {self.shape.classes})
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.{genes.activation}(self.whitening(images))  # (B, {channels}, {sides[0]}, {sides[0]})
+        x = self.stages(x)  # (B, {inputs}, {sides[-1]}, {sides[-1]})
+        x = x.amax((2, 3))  # (B, {inputs})
+        return self.head(x) / {inputs}
+'''
+        return module_of(self.describe(genotype), "\n\n\n".join([*classes, network.strip("\n")]))
+
+
+def _stage_source(number: int, inputs: int, stage: Stage, genes: Genes, side: int) -> str:
+    """side: of the stage's answer."""
+    width, strided = stage.width, genes.pooling == "stride"
+    activation = f"nn.{type(ACTIVATIONS[genes.activation]()).__name__}()"
+    made = [f"self.first = {_conv_source(inputs, stage, 2 if strided else 1)}"]
+    if not strided:
+        made.append(f"self.pool = nn.{'MaxPool2d' if genes.pooling == 'max' else 'AvgPool2d'}(2)")
+    made.append(f"self.norm = Norm({width})")
+    x = "self.first(x)" if strided else "self.pool(self.first(x))"
+    lines = [f"x = F.{genes.activation}(self.norm({x}))  # (B, {width}, {side}, {side})"]
+    rest = []
+    for place in range(stage.depth - 1):
+        rest += [f"{activation},"] if place else []
+        rest += [f"{_conv_source(width, stage)},", f"Norm({width}),"]
+    if rest:
+        made += ["self.rest = nn.Sequential(", *(f"    {line}" for line in rest), ")"]
+        deeper = "self.rest(x)" if stage.block == "plain" else "x + self.rest(x)"
+        lines.append(f"return F.{genes.activation}({deeper})")
+    else:
+        lines.append("return x")
+    return f"""
+class Stage{number}(nn.Module):
+    def __init__(self):
+        super().__init__()
+{indented(made, 2)}
+
+    def forward(self, x: Tensor) -> Tensor:
+{indented(lines, 2)}
+"""
+
+
+def _conv_source(inputs: int, stage: Stage, stride: int = 1) -> str:
+    rest = f"{stage.kernel}{', stride=2' if stride == 2 else ''}"
+    if stage.block == "separable":
+        return f"separable_convolution({inputs}, {stage.width}, {rest})"
+    return f"nn.Conv2d({inputs}, {stage.width}, {rest}, padding={stage.kernel // 2}, bias=False)"
 
 
 _POOLING_WORDS = {"max": "max pooling", "average": "average pooling", "stride": "strided convolutions"}
