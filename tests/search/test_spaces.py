@@ -136,20 +136,28 @@ def test_a_network_learns_from_a_step(space: Space) -> None:
     assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
 
 
+def test_every_draw_and_its_changes_take_a_step_through_all_their_weights(space: Space) -> None:
+    for seed, genotype in enumerate(drawn(space, 4)):
+        for each in (genotype, space.mutate(genotype, Random(seed))):
+            network, side = space.build(each), space.recipe(each).side
+            torch.autograd.backward(network(torch.randn(4, SHAPE.channels, side, side)).square().mean())
+            trained = {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
+            assert [name for name, gradient in trained.items() if gradient is None] == []
+            assert all(gradient is not None and gradient.isfinite().all() for gradient in trained.values())
+
+
 def test_a_network_exports_with_any_batch_size_and_answers_the_same(space: Space) -> None:
-    genotype = space.sample(Random(4))
-    torch.manual_seed(0)
-    side = space.recipe(genotype).side
-    statistics = torch.full((SHAPE.channels,), 120.0), torch.full((SHAPE.channels,), 60.0)
-    weights = Classifier.around(
-        space.build(genotype), SHAPE.classes, *statistics, packed_side=20, side=side
-    ).state_dict()
-    labels = [str(label) for label in range(SHAPE.classes)]
-    model = to_onnx(space, genotype, weights, packed_side=20, mirror_at_test=True, labels=labels)
-    served = served_of(space, genotype, weights, mirror_at_test=True)
-    for count in (1, 5):
-        samples = np.random.default_rng(0).integers(0, 256, (count, 20, 20, SHAPE.channels), dtype=np.uint8)
-        assert parity(model, served, samples) < 1e-5
+    for genotype in drawn(space, 3):
+        torch.manual_seed(0)
+        network, side = space.build(genotype), space.recipe(genotype).side
+        statistics = torch.full((SHAPE.channels,), 120.0), torch.full((SHAPE.channels,), 60.0)
+        weights = Classifier.around(network, SHAPE.classes, *statistics, packed_side=20, side=side).state_dict()
+        labels = [str(label) for label in range(SHAPE.classes)]
+        model = to_onnx(space, genotype, weights, packed_side=20, mirror_at_test=True, labels=labels)
+        served = served_of(space, genotype, weights, mirror_at_test=True)
+        for count in (1, 5):
+            samples = np.random.default_rng(0).integers(0, 256, (count, 20, 20, SHAPE.channels), dtype=np.uint8)
+            assert parity(model, served, samples) < 1e-5
 
 
 def test_tokens_and_genotypes_are_two_forms_of_one_thing(space: Space) -> None:
