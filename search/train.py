@@ -13,18 +13,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional as F
 
 from search.candidate import Fidelity
 from search.classifier import Classifier, network_weights
-from search.data import Images, Moves, Order, Pool, generator
+from search.data import Images, generator
 from search.device import Device
 from search.evaluate import metrics_of, predicted, predicted_both_ways, score_of
+from search.feed import Feed, batch_size_of, share_of
 from search.optimizer import Optimizer
 from search.space import Cost, Genotype, Space
 
@@ -41,8 +40,6 @@ _FIT_SAMPLE = 2_000  # pictures shown to a network that fits its first layer to 
 _AVERAGED = 0.05  # of the schedule: how far back the average of the weights reaches
 _AVERAGE_EVERY = 5  # steps
 _SYNC_EVERY = 16  # steps between looks at the loss on a GPU, each of which waits for it
-_SMALLEST_BATCHES = 4  # an epoch has at least this many
-_POOL_SHARE = 0.25  # of the free memory may hold resized pictures
 
 
 class DivergedError(RuntimeError):
@@ -127,7 +124,7 @@ def train(
     start from instead of random weights.
     Raises DivergedError, OutOfMemoryError, DoesNotFitError, CheckpointError, InvalidGenotypeError.
     """
-    with _out_of_memory_typed():
+    with out_of_memory_typed():
         run = _Run(space, genotype, images, fidelity, seed, device, objective)
         if resume is not None:
             run.restore(resume)
@@ -159,9 +156,9 @@ class _Run:
         self.device, self.objective = device, objective
         self.recipe = recipe = space.recipe(genotype)
         space.check(genotype)
-        self.rows = _share(images.train, images.targets, fidelity.fraction, seed)
-        self.batch_size = max(1, min(recipe.batch_size, len(self.rows) // _SMALLEST_BATCHES))
-        _refuse_what_does_not_fit(space.cost(genotype), self.batch_size, device)
+        self.rows = share_of(images.train, images.targets, fidelity.fraction, seed)
+        self.batch_size = batch_size_of(recipe, len(self.rows))
+        refuse_what_does_not_fit(space.cost(genotype), self.batch_size, device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator(seed, "weights"))))
             network = space.build(genotype)
@@ -172,18 +169,13 @@ class _Run:
         device.place(self.classifier)
         self.network = network
         self.scheduled = network if isinstance(network, Scheduled) else None
-        self._pools: dict[int, Pool] = {}
+        self.feed = Feed(images, self.rows, recipe, seed, device, self.classifier.normalised)
         if isinstance(network, FitsToData):
-            few = torch.randperm(len(self.rows), generator=generator(seed, "fit"))[:_FIT_SAMPLE]
-            network.fit_to(self._normalised(self._pool(self.side).take(few.to(device.torch_device))))
+            network.fit_to(self.feed.few(_FIT_SAMPLE, self.side, "fit"))
         self.average = {name: value.detach().clone() for name, value in self._averageable()}
         self.optimizer = Optimizer(
             network, self.batch_size, recipe.learning_rate, recipe.weight_decay, matrices=device.dtype
         )
-        targets = images.targets[self.rows]
-        self.order = Order(targets, seed, recipe.balance)
-        self.targets = torch.from_numpy(targets).to(device.torch_device)
-        self.mirrored = torch.rand(len(self.rows), generator=generator(seed, "mirror")) < 0.5
         self.scored = images.validation[torch.randperm(len(images.validation), generator=generator(seed, "s")).numpy()]
         self.step, self.fraction, self._scored_once = 0, 0.0, False
         self.curve: list[Point] = []
@@ -220,43 +212,12 @@ class _Run:
             return self.side
         return self.start_side if self.fraction < _GROWTH[0] else 2 * round((self.start_side + self.side) / 4)
 
-    def _pool(self, side: int) -> Pool:
-        if side not in self._pools:
-            self._pools.clear()  # one resolution at a time
-            budget = int(_POOL_SHARE * self.device.free_bytes())
-            self._pools[side] = Pool(self.images, self.rows, side, self.device.torch_device, budget)
-        return self._pools[side]
-
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, S, S, C) to float (B, C, S, S)."""
-        return self.classifier.normalised(pixels.permute(0, 3, 1, 2).float())
-
-    def _batch(self, side: int) -> tuple[Tensor, Tensor]:
-        """Augmented, normalised pictures of this step and their targets."""
-        positions, epochs = self.order.take(self.step * self.batch_size, self.batch_size)
-        recipe, random = self.recipe, generator(self.seed, "batch", self.step)
-        # Every other epoch shows a picture mirrored, which half begins at random: more different pictures than chance.
-        mirrored = self.mirrored[positions] ^ (epochs % 2 == 1) if recipe.flip else torch.zeros_like(positions).bool()
-        reach = min(side - 1, round(recipe.translate * side))
-        shifts = torch.randint(-reach, reach + 1, (len(positions), 2), generator=random)
-        place = self.device.torch_device
-        moves = Moves(mirrored.to(place), shifts.to(place))
-        positions = positions.to(place)
-        pixels = self._normalised(self._pool(side).augmented(positions, moves))
-        size = round(recipe.cutout * side)
-        if size:
-            corners = torch.randint(1 - size, side, (len(positions), 2), generator=random).to(place)
-            line = torch.arange(side, device=place)
-            inside = (line >= corners[:, :, None]) & (line < corners[:, :, None] + size)  # (B, 2, S)
-            pixels = pixels.masked_fill((inside[:, 0, :, None] & inside[:, 1, None, :])[:, None], 0.0)
-        return pixels, self.targets[positions]
-
     # ------------------------------------------------------------------------------------------ steps
 
     def _train_step(self) -> Tensor:
         side = self._side_now()
         started = time.perf_counter()
-        images, targets = self._batch(side)
+        images, targets = self.feed.batch(self.step, side)
         if self.scheduled is not None:
             self.scheduled.set_progress(self.fraction, generator(self.seed, "paths", self.step))
         with self.device.autocast():
@@ -387,24 +348,25 @@ class _Run:
         return save(on_cpu, metadata={"training": json.dumps(header)})
 
     def restore(self, checkpoint: bytes) -> None:
-        header, tensors = _read_checkpoint(checkpoint)
+        header, tensors = read_checkpoint(checkpoint)
         mine = {"genotype": self.genotype.digest(), "seed": self.seed, "batch_size": self.batch_size}
         for name, value in mine.items():
             if header.get(name) != value:
                 raise CheckpointError(f"the checkpoint is of {name} {header.get(name)!r}, this training of {value!r}")
-        self.network.load_state_dict(_below("network.", tensors))
-        for name, value in _below("average.", tensors).items():
+        self.network.load_state_dict(below("network.", tensors))
+        for name, value in below("average.", tensors).items():
             self.average[name].copy_(value)
-        self.optimizer.restore(_below("momentum.", tensors))
+        self.optimizer.restore(below("momentum.", tensors))
         self.step, self.fraction, self._used_s = header["step"], header["fraction"], header["seconds"]
         self.curve = [Point(**point) for point in header["curve"]]
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose name begins so, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         (length,) = struct.unpack("<Q", checkpoint[:8])
         header = json.loads(json.loads(checkpoint[8 : 8 + length])["__metadata__"]["training"])
@@ -415,20 +377,7 @@ def _read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Any], dict[str, Tenso
     return header, load(checkpoint)
 
 
-def _share(rows: NDArray[np.int64], targets: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
-    """That share of the rows, of every class at least one."""
-    if fraction >= 1.0:
-        return rows
-    shuffled = rows[torch.randperm(len(rows), generator=generator(seed, "share")).numpy()]
-    chosen = [
-        of[: max(1, round(fraction * len(of)))]
-        for c in np.unique(targets[rows])
-        for of in [shuffled[targets[shuffled] == c]]
-    ]
-    return np.sort(np.concatenate(chosen))
-
-
-def _refuse_what_does_not_fit(cost: Cost, batch_size: int, device: Device) -> None:
+def refuse_what_does_not_fit(cost: Cost, batch_size: int, device: Device) -> None:
     needed, free = estimated_bytes(cost, batch_size), device.free_bytes()
     if needed > free:
         raise DoesNotFitError(
@@ -438,7 +387,7 @@ def _refuse_what_does_not_fit(cost: Cost, batch_size: int, device: Device) -> No
 
 
 @contextmanager
-def _out_of_memory_typed() -> Iterator[None]:
+def out_of_memory_typed() -> Iterator[None]:
     """Both kinds of device say it in their own way."""
     try:
         yield
