@@ -148,6 +148,35 @@ STRATEGIES: Mapping[str, Entry] = {
             ),
             tuple(SPACES),
         ),
+        Entry(
+            "reinforce",
+            "NASNet's controller: a recurrent network writes architectures and learns from their scores by policy "
+            "gradient (Zoph et al. 2018). Wants hundreds of candidates, better thousands.",
+            (
+                Option(
+                    "algorithm",
+                    "choice",
+                    "ppo",
+                    "PPO, as in NASNet, or plain REINFORCE, as before it.",
+                    choices=("ppo", "reinforce"),
+                ),
+                Option(
+                    "controller",
+                    "choice",
+                    "lstm",
+                    "The published LSTM, or a table of probabilities as in NAS-Bench-201.",
+                    choices=("lstm", "table"),
+                ),
+                Option("hidden", "integer", 32, "Units of the LSTM; the paper has 100.", 1, 256),
+                Option("learning_rate", "number", 0.01, "Adam's; published for 20,000 candidates: 0.00035.", 1e-6, 1),
+                Option("batch", "integer", 10, "Candidates per update; the paper has 20.", 1, 1000),
+                Option("passes", "integer", 4, "Steps of PPO on each batch; plain REINFORCE takes one.", 1, 100),
+                Option("clip", "number", 0.2, "How far one update of PPO may move a probability, as a share.", 0.01, 1),
+                Option("entropy", "number", 1e-5, "Reward for staying undecided.", 0, 10),
+                Option("baseline_decay", "number", 0.95, "Memory of the average reward to compare with.", 0, 0.999),
+            ),
+            tuple(SPACES),
+        ),
     )
 }
 

@@ -10,6 +10,7 @@ from search.strategies.evolution import Evolution
 from search.strategies.history import StateError
 from search.strategies.race import Race
 from search.strategies.random import RandomSearch
+from search.strategies.reinforce import Reinforce
 
 
 @runtime_checkable
@@ -34,6 +35,7 @@ _MAKERS: Mapping[str, Callable[[Space, Mapping[str, Json], int], Strategy]] = {
     "evolution": Evolution,
     "race": Race,
     "random": lambda space, _, seed: RandomSearch(space, seed),
+    "reinforce": Reinforce,
 }
 
 
