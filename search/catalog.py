@@ -139,6 +139,13 @@ STRATEGIES: Mapping[str, Entry] = {
             tuple(SPACES),
         ),
         Entry(
+            "local",
+            "Climbs from neighbour to neighbour and begins elsewhere on every summit: strong in small spaces (White et "
+            "al. 2020).",
+            (),
+            tuple(SPACES),
+        ),
+        Entry(
             "evolution",
             "Regularised evolution: the best of a random few becomes the parent of one changed child, the oldest "
             "dies (Real et al. 2019).",

@@ -51,6 +51,10 @@ class History:
         """Sorted by worth, the most worth last."""
         return sorted(self._members.values(), key=self._worth)
 
+    def knows(self, key: str) -> bool:
+        """Whether the architecture of that key was proposed or told."""
+        return key in self._numbers
+
     def propose(
         self, count: int, pending: Sequence[Candidate], draw: Callable[[Random], tuple[Genotype, str | None]]
     ) -> list[Candidate]:

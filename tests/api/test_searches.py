@@ -147,7 +147,7 @@ def _json(value: Any) -> bytes:
 
 
 WRONG_CHOICES: list[tuple[dict[str, Any], str, str]] = [
-    ({"strategy": "magic"}, "strategy", "race, random, evolution"),
+    ({"strategy": "magic"}, "strategy", "race, random, local, evolution"),
     ({"space": "outer"}, "space", "stages, cell"),
     ({"objective": "beauty"}, "objective", "accuracy, balanced_accuracy, macro_f1, log_loss"),
     ({"strategy_options": {"population": 3}}, "strategy_options.population", "novelty, elite"),

@@ -87,5 +87,5 @@ def test_budgets_within_the_limits_pass() -> None:
 def test_a_strategy_that_cannot_search_a_space_is_refused_with_those_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
     only = catalog.Entry("grower", "Grows cells.", spaces=("cell",))
     monkeypatch.setattr(catalog, "STRATEGIES", {**catalog.STRATEGIES, "grower": only})
-    with pytest.raises(OptionError, match="'grower' cannot search 'stages'; these can: race, random, evolution"):
+    with pytest.raises(OptionError, match="'grower' cannot search 'stages'; these can: race, random, local, evolution"):
         catalog.check_pair("grower", "stages")

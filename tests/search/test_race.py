@@ -141,7 +141,7 @@ def test_a_budget_in_seconds_is_kept_and_used(seconds: float, speed: tuple[int, 
     assert len(lengths) <= 1
 
 
-@pytest.mark.parametrize("strategy", ["race", "random", "evolution"])
+@pytest.mark.parametrize("strategy", ["race", "random", "local", "evolution"])
 @pytest.mark.parametrize("space", ["stages", "cell"])
 def test_any_strategy_on_any_space_is_scheduled(strategy: str, space: str) -> None:
     done = Simulation(Budget(seconds=600), strategy_name=strategy, space=small_space(space)).run()
@@ -378,7 +378,7 @@ def test_a_budget_in_trials_counts_all_of_them(trials: int, devices: int) -> Non
     assert len({work.seed for _, work in done.log}) == trials
 
 
-@pytest.mark.parametrize("strategy", ["race", "random", "evolution"])
+@pytest.mark.parametrize("strategy", ["race", "random", "local", "evolution"])
 def test_a_budget_in_trials_gives_the_same_on_any_workers(strategy: str) -> None:
     """Other devices, speeds and orders of results; the same trials with the same seeds."""
     one, other = (

@@ -206,6 +206,38 @@ def test_evolution_and_race_find_more_than_chance() -> None:
     assert best["race"] > best["random"] + 1
 
 
+def test_local_search_climbs_and_begins_elsewhere_on_a_summit() -> None:
+    space = small_space("cell")
+
+    def score(candidate: Candidate) -> float:
+        return float(candidate.genotype.genes_json.count("conv3x3"))
+
+    strategy, scores, starts = strategy_for("local", space, {}, 3, None), dict[str, float](), list[str]()
+    for step in range(400):
+        (candidate,) = strategy.ask(1, [])
+        trial = f"trial-{step:04d}"
+        if candidate.parent is None:
+            starts.append(trial)
+        else:
+            assert scores[candidate.parent] == max(scores[name] for name in scores if name >= starts[-1])
+        scores[trial] = score(candidate)
+        strategy.tell([Observation(candidate, scores[trial], 1.0, trial)])
+    assert len(starts) > 1
+    assert max(scores.values()) == 12  # each half of each block of both cells
+
+
+def test_local_search_waits_for_the_last_neighbours_before_it_leaves() -> None:
+    space = small_space("cell")
+    strategy = strategy_for("local", space, {}, 0, None)
+    (start,) = strategy.ask(1, [])
+    strategy.tell([Observation(start, 1.0, 1.0, "start")])
+    neighbours = strategy.ask(10_000, [])
+    assert {each.parent for each in neighbours} == {"start"}
+    assert strategy.ask(1, neighbours[-1:]) == []
+    strategy.tell([Observation(each, 0.5, 1.0, f"n{number:04d}") for number, each in enumerate(neighbours)])
+    assert strategy.ask(1, [])[0].parent is None
+
+
 def test_evolution_lets_the_oldest_die_and_not_the_worst() -> None:
     space = small_space("cell")
     strategy = strategy_for("evolution", space, {"population": 4, "sample": 4}, 0, None)
@@ -222,7 +254,7 @@ def test_evolution_lets_the_oldest_die_and_not_the_worst() -> None:
 
 def test_options_are_checked() -> None:
     space = small_space("cell")
-    with pytest.raises(OptionError, match=r"strategy: 'pso' is unknown; choose one of race, random, evolution"):
+    with pytest.raises(OptionError, match=r"strategy: 'pso' is unknown; choose one of race, random, local, evolution"):
         strategy_for("pso", space, {}, 0, None)
     with pytest.raises(OptionError, match=r"strategy_options\.population: 1 is not between 2 and 1000"):
         strategy_for("evolution", space, {"population": 1}, 0, None)
