@@ -116,6 +116,16 @@ SPACES: Mapping[str, Entry] = {
                 Option("side", "integer", 32, "Largest training resolution in pixels.", 8, 128),
             ),
         ),
+        Entry(
+            "nb201",
+            "The cell of NAS-Bench-201, repeated: six edges, one of five operations on each. Small enough to be searched "
+            "to the end, and its published results are known.",
+            (
+                Option("cells", "integer", 1, "Cells in each of the three stages (N; 5 in the paper).", 1, 20),
+                Option("channels", "integer", 16, "Channels of the first stage (C); doubled at each halving.", 4, 512),
+                Option("side", "integer", 32, "Largest training resolution in pixels.", 8, 128),
+            ),
+        ),
     )
 }
 

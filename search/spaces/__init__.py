@@ -5,9 +5,10 @@ from typing import Any
 
 from search import catalog
 from search.space import Genotype, Json, Shape, Space
-from search.spaces import cell, macro
+from search.spaces import cell, macro, nb201
 from search.spaces.cell import CellSpace
 from search.spaces.macro import MacroSpace
+from search.spaces.nb201 import Nb201Space
 from search.spaces.stages import StagesSpace
 
 
@@ -23,6 +24,8 @@ def space_for(name: str, shape: Shape, options: Mapping[str, Json], *, centre: G
         return CellSpace(shape, **resolved)
     if name == macro.NAME:
         return MacroSpace(shape, **resolved)
+    if name == nb201.NAME:
+        return Nb201Space(shape, **resolved)
     space = StagesSpace(shape, **resolved)
     if centre is None or centre.space != name:
         return space

@@ -9,6 +9,7 @@ SHAPE = Shape(channels=3, side=16, classes=5)
 SMALL: Mapping[str, Mapping[str, Json]] = {
     "cell": {"blocks": 3, "ops": "fast", "filters": 4, "side": 16},
     "macro": {"layers": 5, "filters": 4, "side": 16},
+    "nb201": {"channels": 4, "side": 16},
     "stages": {},
 }
 

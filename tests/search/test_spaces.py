@@ -220,6 +220,14 @@ def test_a_description_is_one_sentence_with_the_size(space: Space) -> None:
         ("macro", ("skeleton", "filters", True), ("skeleton.filters is True", "4 to 512")),
         ("macro", {"layers": []}, ("genes are layers", "layers, skeleton")),
         ("cell", ("reduction", 2, "ops", ["identity"]), ("reduction[2]", '"ops": [name, name]')),
+        ("nb201", ("cell", 5), ("cell is 5", "|skip_connect~0|+")),
+        ("nb201", ("cell", "|none~0|+|none~0|none~1|"), ("has 2 nodes", "needed: 3")),
+        ("nb201", ("cell", "|none~0|+|none~0|+|none~0|none~1|none~2|"), ("node 2", "|op~0|op~1|")),
+        ("nb201", ("cell", "|none~0|+|none~1|none~0|+|none~0|none~1|none~2|"), ("node 2", "|op~0|op~1|")),
+        ("nb201", ("cell", "|none~0|+|none~0|max~1|+|none~0|none~1|none~2|"), ("node 2", "'max' from node 1", "none")),
+        ("nb201", ("skeleton", "channels", 1.5), ("skeleton.channels is 1.5", "4 to 512")),
+        ("nb201", ("skeleton", {}), ("skeleton", "cells, channels, side")),
+        ("nb201", {"cell": ""}, ("cell, skeleton",)),
     ],
 )
 def test_an_illegal_genotype_is_refused_with_its_place_and_the_choices(
