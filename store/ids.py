@@ -21,11 +21,15 @@ NAME_RULE = "1 to 63 letters, digits, '.', '_' or '-', beginning with a letter o
 
 
 def new_id(noun: str) -> str:
-    """A fresh identifier, e.g. `ds_0197c1d2e3f47a5b8c6d7e8f90a1b2c3`."""
-    milliseconds = time.time_ns() // 1_000_000
-    noise = int.from_bytes(os.urandom(10), "big")
-    value = (milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | (noise >> 68 & 0xFFF) << 64 | 0b10 << 62
-    return f"{PREFIXES[noun]}_{value | noise & (1 << 62) - 1:032x}"
+    """A fresh identifier, e.g. `ds_0197c1d2e3f47a5b8c6d7e8f90a1b2c3`.
+
+    Those of one process sort in the order they were made, also within a millisecond: the twelve bits behind it hold
+    its fraction (RFC 9562, 6.2, method 3), steps of a quarter of a microsecond.
+    """
+    milliseconds, rest_ns = divmod(time.time_ns(), 1_000_000)
+    noise = int.from_bytes(os.urandom(8), "big") & (1 << 62) - 1
+    value = (milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | (rest_ns * 4096 // 1_000_000) << 64 | 0b10 << 62
+    return f"{PREFIXES[noun]}_{value | noise:032x}"
 
 
 def is_id(noun: str, reference: str) -> bool:
