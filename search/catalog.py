@@ -186,13 +186,29 @@ STRATEGIES: Mapping[str, Entry] = {
                 ),
                 Option("hidden", "integer", 32, "Units of the LSTM; the paper has 100.", 1, 256),
                 Option("learning_rate", "number", 0.01, "Adam's; published for 20,000 candidates: 0.00035.", 1e-6, 1),
-                Option("batch", "integer", 10, "Candidates per update; the paper has 20.", 1, 1000),
-                Option("passes", "integer", 4, "Steps of PPO on each batch; plain REINFORCE takes one.", 1, 100),
+                Option("batch", "integer", 5, "Candidates per update; the paper has 20.", 1, 1000),
+                Option("passes", "integer", 1, "Steps of PPO on each batch; plain REINFORCE takes one.", 1, 100),
                 Option("clip", "number", 0.2, "How far one update of PPO may move a probability, as a share.", 0.01, 1),
-                Option("entropy", "number", 1e-5, "Reward for staying undecided.", 0, 10),
+                Option("entropy", "number", 0.001, "Reward for staying undecided; the paper has 0.00001.", 0, 10),
                 Option("baseline_decay", "number", 0.95, "Memory of the average reward to compare with.", 0, 0.999),
             ),
             tuple(SPACES),
+        ),
+        Entry(
+            "pnas",
+            "Progressive search: begins with cells of one block and grows the most promising by a block at a time, as "
+            "an ensemble of predictors ranks them (Liu et al. 2018). Give the space `tied` cells, as the paper does.",
+            (
+                Option("beam", "integer", 24, "Candidates trained at each size (K); the paper has 256.", 1, 10_000),
+                Option(
+                    "surrogate",
+                    "choice",
+                    "mlp",
+                    "Predictors on the mean of a cell's blocks, or recurrent ones over its choices.",
+                    choices=("mlp", "lstm"),
+                ),
+            ),
+            ("cell",),
         ),
     )
 }

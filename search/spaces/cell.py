@@ -588,6 +588,15 @@ class CellSpace:
                 cells = [(*cell, block) for cell, block in zip(genes, blocks, strict=False)]
                 yield self._genotype(cells, genes.skeleton)
 
+    def continued(self, genotype: Genotype, random: Random) -> Genotype:
+        """Raises ValueError for a genotype that has all its blocks."""
+        genes, size = Genes.of(genotype), self.size(genotype)
+        if size >= self.blocks:
+            raise ValueError(f"a genotype of {size} blocks cannot grow in a space of {self.blocks}")
+        choices = self._next_blocks(size)
+        cells = [(*cell, random.choice(choices)) for cell in tuple(genes)[: len(self._chosen)]]
+        return self._genotype(cells, genes.skeleton)
+
     def size(self, genotype: Genotype) -> int:
         return len(Genes.of(genotype).normal)
 

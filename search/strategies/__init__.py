@@ -9,6 +9,7 @@ from search.space import Json, Space
 from search.strategies.evolution import Evolution
 from search.strategies.history import StateError
 from search.strategies.local import LocalSearch
+from search.strategies.pnas import Pnas
 from search.strategies.race import Race
 from search.strategies.random import RandomSearch
 from search.strategies.reinforce import Reinforce
@@ -35,6 +36,7 @@ class Strategy(Protocol):
 _MAKERS: Mapping[str, Callable[[Space, Mapping[str, Json], int], Strategy]] = {
     "evolution": Evolution,
     "local": lambda space, _, seed: LocalSearch(space, seed),
+    "pnas": Pnas,
     "race": Race,
     "random": lambda space, _, seed: RandomSearch(space, seed),
     "reinforce": Reinforce,

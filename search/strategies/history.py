@@ -1,6 +1,6 @@
 """What every strategy remembers: which architectures it has proposed, which came back, how many draws it has made."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -66,6 +66,19 @@ class History:
             if candidate is None:
                 break
             proposals.append(candidate)
+        return proposals
+
+    def propose_of(self, genotypes: Iterable[Genotype], count: int, pending: Sequence[Candidate]) -> list[Candidate]:
+        """The first `count` of these that were never proposed and are not pending."""
+        taken = {self._space.key(each.genotype) for each in pending if each.genotype.space == self._space.name}
+        proposals: list[Candidate] = []
+        for genotype in genotypes:
+            if len(proposals) == count:
+                break
+            key = self._space.key(genotype)
+            if key not in self._numbers and key not in taken:
+                self._number(key)
+                proposals.append(Candidate(genotype, WHOLE))
         return proposals
 
     def _draw_new(self, taken: set[str], draw: Callable[[Random], tuple[Genotype, str | None]]) -> Candidate | None:

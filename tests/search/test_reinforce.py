@@ -36,7 +36,7 @@ def searched(strategy: Strategy, steps: int, count: int = 1) -> list[float]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"algorithm": "reinforce"}, {"controller": "table", "learning_rate": 0.05}],
+    [{}, {"algorithm": "reinforce"}, {"controller": "table", "learning_rate": 0.1}],
     ids=["ppo", "reinforce", "table"],
 )
 def test_the_controller_learns_what_scores_well(options: Mapping[str, Json]) -> None:
@@ -46,7 +46,7 @@ def test_the_controller_learns_what_scores_well(options: Mapping[str, Json]) -> 
 
 
 def test_every_update_is_noted_and_the_notes_show_the_learning() -> None:
-    strategy = made(small_space("cell"), 1)
+    strategy = made(small_space("cell"), 1, batch=10)
     searched(strategy, 15, count=10)
     notes = strategy.notes()
     assert [(note.step, note.kind) for note in notes] == [(step, "controller") for step in range(1, 16)]
@@ -79,7 +79,8 @@ def test_failures_fill_their_place_in_a_batch_and_teach_nothing() -> None:
 
 def test_an_architecture_drawn_again_is_learned_from_without_another_training() -> None:
     space = small_space("cell")
-    space.blocks = 1  # type: ignore[attr-defined]  # the cell space's: few members, so that draws repeat
+    space.blocks = 1  # type: ignore[attr-defined]  # the cell space's: a hundred members, so that draws repeat
+    space.ops = ("identity", "conv3x3")  # type: ignore[attr-defined]
     strategy = made(space, 0, batch=5)
     scores = searched(strategy, 40)
     keys = strategy.dump()["keys"]

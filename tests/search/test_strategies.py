@@ -192,7 +192,7 @@ def test_evolution_and_race_find_more_than_chance() -> None:
         return float(candidate.genotype.genes_json.count("conv3x3"))
 
     best: dict[str, float] = {}
-    for name in catalog.STRATEGIES:
+    for name in ("random", "evolution", "race"):
         total = 0.0
         for seed in range(5):
             strategy, top = strategy_for(name, space, {}, seed, None), 0.0

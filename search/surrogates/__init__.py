@@ -1,0 +1,1 @@
+"""Surrogates: models that predict scores of architectures that were never trained."""
