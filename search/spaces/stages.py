@@ -196,8 +196,19 @@ class StagesSpace:
         return fitted(_seeing(genes), self.shape, int(chosen["size"] * self.flops)).to_genotype()
 
     def scaled(self, genotype: Genotype, flops: int) -> Genotype:
-        """The same network with other widths; its resolution is a gene of its own."""
-        return fitted(Genes.of(genotype), self.shape, flops).to_genotype()
+        """The same network with other widths. Its resolution is a gene of its own, and given up only where the pictures
+        are smaller; then the last stages go as well if they would see nothing."""
+        genes = Genes.of(genotype)
+        recipe = genes.recipe
+        side = min(recipe.side, self.shape.side)
+        start = min(side, max(8, _even(side * recipe.start_side / recipe.side)))
+        genes = replace(genes, recipe=replace(recipe, side=side, start_side=start))
+        if _resolutions(genes, start)[-1] < 1:
+            start = side
+            genes = replace(genes, recipe=replace(genes.recipe, start_side=start))
+        while _resolutions(genes, start)[-1] < 1 and len(genes.stages) > STAGES_MIN:
+            genes = replace(genes, stages=genes.stages[:-1])
+        return fitted(genes, self.shape, flops).to_genotype()
 
     def key(self, genotype: Genotype) -> str:
         """One convolution cannot be bridged, so a stage of depth 1 has but one kind of block beside `separable`."""
@@ -366,7 +377,7 @@ def _short(number: int) -> str:
 
 
 def _legal(place: str, value: Json, choices: Any) -> None:
-    if isinstance(value, bool) or value not in choices:
+    if isinstance(value, bool) or value not in tuple(choices):
         listed = f"{choices[0]} to {choices[-1]}" if isinstance(choices, range) else ", ".join(map(str, choices))
         raise InvalidGenotypeError(f"{place} is {value!r}; possible: {listed}")
 

@@ -126,3 +126,13 @@ def test_tokens_say_what_the_network_is() -> None:
         assert space.tokens(space.from_tokens(changed))[names.index(name)] == token
     genes = Genes.of(space.from_tokens(tokens))
     assert Genes.of(space.sample(Random(5))).recipe == genes.recipe
+
+
+def test_a_network_is_brought_to_smaller_pictures_of_other_channels_and_classes() -> None:
+    large, small = Shape(3, 64, 100), Shape(1, 16, 2)
+    for number in range(50):
+        found = StagesSpace(large, flops=50_000_000).sample(Random(number))
+        space = StagesSpace(small)
+        carried = space.scaled(found, 2_000_000)
+        space.check(carried)
+        assert space.cost(carried).flops <= 2_000_000 or Genes.of(carried).stages[0].width == 8
