@@ -77,6 +77,9 @@ SearchRef = Annotated[str, Path(pattern=REFERENCE_PATTERN, description="The sear
 TrialRef = Annotated[
     str, Path(pattern=REFERENCE_PATTERN, description="The trial's id, or its number within the search.")
 ]
+TrialId = Annotated[str, Field(pattern="^tr_[0-9a-f]{32}$")]
+"""In a body."""
+
 ModelRef = Annotated[
     str,
     Path(pattern=MODEL_PATTERN, description="A version's id, the model's name (its newest version), or name@version."),

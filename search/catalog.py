@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+GENOTYPE_VERSION = 1
+MAX_SEEDS = 1_000  # genotypes that one search may be given to begin with
+
 
 class OptionError(ValueError):
     """A choice that is not on offer. `field` names it (`space_options.blocks`); the message says what is accepted."""
@@ -210,6 +213,12 @@ STRATEGIES: Mapping[str, Entry] = {
             ),
             ("cell",),
         ),
+        Entry(
+            "fixed",
+            "No search: trains exactly the given `seeds`, and the best of them (or the floor) to the end.",
+            (),
+            tuple(SPACES),
+        ),
     )
 }
 
@@ -234,6 +243,7 @@ BUDGET = Entry(
     ),
 )
 
+FIXED = "fixed"
 DEFAULT_SPACE = "stages"
 DEFAULT_STRATEGY = "race"
 DEFAULT_OBJECTIVE = "accuracy"
@@ -251,6 +261,16 @@ def check_pair(strategy: str, space: str) -> None:
     if space not in entry(STRATEGIES, strategy, "strategy").spaces:
         able = [name for name, other in STRATEGIES.items() if space in other.spaces]
         raise OptionError("strategy", f"{strategy!r} cannot search {space!r}; these can: {', '.join(able)}")
+
+
+def check_seeds(strategy: str, seeds: int, trials: int | None) -> None:
+    """Raises OptionError where the strategy cannot do with so many seeds in a budget of so many trials (None: of time)."""
+    if strategy != FIXED:
+        return
+    if not seeds:
+        raise OptionError("seeds", f"{FIXED!r} trains given architectures; give at least one in seeds or from_trial")
+    if trials is not None and trials < seeds + 2:
+        raise OptionError("budget.trials", f"{trials} is too few for {seeds} seeds, the floor and a final: {seeds + 2}")
 
 
 def check_budget(budget: Mapping[str, Any]) -> None:

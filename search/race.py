@@ -116,15 +116,16 @@ def plan(
     slots: int,
     devices: int,
     seed: int,
+    seeds: Sequence[Candidate] = (),
 ) -> Turn:
     """The next trials. Tell the strategy what ended first (see `observations`); `plan` itself only asks.
 
-    spent_s: wall-clock worked on this search so far. done: what ended, older trials first. running: planned and not
+    seeds: architectures to try before the strategy is asked for any. spent_s: wall-clock worked on this search so far. done: what ended, older trials first. running: planned and not
     ended, queued ones included. slots: trials that could start at once. devices: those that work for this search.
     Returns at most `slots` trials, except under a budget in trials: then a round may be longer and the rest waits in
     the queue, since what is planned must not depend on how many workers there are.
     """
-    table = _Table(space, strategy, floor, done, running, devices, seed)
+    table = _Table(space, strategy, floor, done, running, devices, seed, seeds)
     if budget.trials is not None:
         return _plan_trials(table, budget.trials)
     return _plan_seconds(table, budget.seconds or 0.0, spent_s, slots)
@@ -153,6 +154,7 @@ class _Table:
     running: Sequence[Work]
     devices: int
     seed: int
+    seeds: Sequence[Candidate]
 
     def ended(self, purpose: Purpose) -> list[Done]:
         return [each for each in self.done if each.purpose is purpose]
@@ -176,7 +178,17 @@ class _Table:
         return not (self.going(Purpose.FLOOR) or self.succeeded(Purpose.FLOOR) or failed >= _MAX_FLOOR_ATTEMPTS)
 
     def ask(self, count: int, planned: Sequence[Work]) -> list[Candidate]:
-        return self.strategy.ask(count, [each.candidate for each in [*self.running, *planned]])
+        """Up to `count` candidates: seeds that were not tried yet, in their order, then what the strategy proposes."""
+        pending = [each.candidate for each in [*self.running, *planned]]
+        tried = {each.candidate.genotype for each in self.done if each.purpose is Purpose.EXPLORE}
+        tried.update(each.genotype for each in pending)
+        asked = [each for each in self.seeds if each.genotype not in tried][:count]
+        if len(asked) < count:
+            asked += self.strategy.ask(count - len(asked), [*pending, *asked])
+        return asked
+
+    def is_seed(self, candidate: Candidate) -> bool:
+        return any(each.genotype == candidate.genotype for each in self.seeds)
 
     def ranking(self, at: Fidelity) -> list[Candidate]:
         """Architectures worth a final training, the best first, as scored at the fidelity of candidates.
@@ -307,8 +319,10 @@ class Schedule:
     finals: int
 
 
-def schedule(budget_s: float, done: Sequence[Done], devices: int) -> Schedule:
+def schedule(budget_s: float, done: Sequence[Done], devices: int, seeds: int = 0) -> Schedule:
     """The division of `budget_s`. A function of its arguments; only the first training's pace moves it much.
+
+    seeds: how many architectures the user asked for; candidates are shortened so that these find room.
 
     The final's share follows from how often it could see the pictures if it had all the time, compared with what is
     enough: 80 % where that is a quarter (a slow machine, many pictures: one good training beats many candidates),
@@ -334,12 +348,16 @@ def schedule(budget_s: float, done: Sequence[Done], devices: int) -> Schedule:
     least_s = pace.seconds_of(min(_EXPLORE_EPOCHS_LEAST * pace.pictures, _EXPLORE_PICTURES_LEAST))
     # Twice what ranks, since candidates may be slower than the floor.
     explore_s = max(min(explore_s, 2 * ranks_s), least_s, _MIN_TRIAL_S)
-    explore_s = _settled(round(explore_s, 1), done)
     floor = next((each for each in done if each.purpose is Purpose.FLOOR and each.state == "succeeded"), None)
-    comparable = floor is not None and floor.candidate.fidelity.compares_with(Fidelity(seconds=explore_s))
     window_s = until_s - (floor.seconds if floor is not None else 0.0)
+    if seeds:
+        fits_s = max(1, devices) * window_s / (seeds + 1) - start_s  # one more: the floor again, at this length
+        explore_s = max(min(explore_s, fits_s), _MIN_TRIAL_S)
+    explore_s = _settled(round(explore_s, 1), done)
+    comparable = floor is not None and floor.candidate.fidelity.compares_with(Fidelity(seconds=explore_s))
     fitting = round(max(1, devices) * window_s / (explore_s + start_s))
-    worth_it = fitting >= (1 if comparable else 3)  # else the floor is trained anew beside them, and needs two rivals
+    # Where they do not compare the floor is trained anew beside them, and needs two rivals.
+    worth_it = bool(seeds) or fitting >= (1 if comparable else 3)
     return Schedule(end_s, floor_s, explore_s if worth_it else None, until_s, start_s, finals)
 
 
@@ -374,7 +392,7 @@ def _start_s(done: Sequence[Done]) -> float:
 
 
 def _plan_seconds(table: _Table, budget_s: float, spent_s: float, slots: int) -> Turn:
-    division = schedule(budget_s, table.done, table.devices)
+    division = schedule(budget_s, table.done, table.devices, len(table.seeds))
     left_s = division.end_s - spent_s - division.start_s
     work: list[Work] = []
     while len(work) < slots and left_s >= _MIN_TRIAL_S:
@@ -419,7 +437,7 @@ def _floor_again(table: _Table, length: Fidelity, work: Sequence[Work]) -> Candi
 
 
 def _affordable(table: _Table, length: Fidelity, work: Sequence[Work]) -> Candidate | None:
-    """The strategy's next candidate that gets to see enough pictures in its time to be judged.
+    """The next candidate that gets to see enough pictures in its time to be judged, or was asked for by the user.
 
     The others are told as failures. How fast a candidate will be is guessed from the floor's pace and both networks'
     arithmetic, so only those that are slower by far are refused.
@@ -430,7 +448,7 @@ def _affordable(table: _Table, length: Fidelity, work: Sequence[Work]) -> Candid
         if not asked:
             return None
         candidate = _lasting(asked[0], length)
-        if pace is None or length.seconds is None or table.floor.space != table.space.name:
+        if pace is None or length.seconds is None or table.floor.space != table.space.name or table.is_seed(candidate):
             return candidate
         slower = table.space.cost(candidate.genotype).flops / max(1, table.space.cost(table.floor).flops)
         fidelity = candidate.fidelity

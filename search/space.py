@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-Json = Any  # a value that `json` writes and reads back unchanged
+from search.catalog import GENOTYPE_VERSION
 
-GENOTYPE_VERSION = 1
+Json = Any  # a value that `json` writes and reads back unchanged
 
 
 class InvalidGenotypeError(ValueError):

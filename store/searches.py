@@ -39,6 +39,7 @@ def create(
     seed: int,
     budget_s: float | None,
     budget_trials: int | None,
+    seeds: Sequence[Mapping[str, Any]] = (),
 ) -> Search:
     """A queued search; the first turn is taken once this transaction commits. Raises ConflictError for a taken name."""
     if len(version.labels) < 2:
@@ -59,6 +60,7 @@ def create(
             seed=seed,
             budget_s=budget_s,
             budget_trials=budget_trials,
+            seeds=[dict(seed) for seed in seeds],
             state=SearchState.QUEUED,
         )
         .on_conflict_do_nothing(index_elements=["name"])
@@ -76,6 +78,33 @@ def _free_name(session: Session, base: str) -> str:
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"search-name/{base}", 0))))
     taken = set(session.scalars(select(Search.name).where(Search.name.startswith(base[:50], autoescape=True))))
     return next(name for number in range(1, len(taken) + 2) if (name := f"{base[:50]}-{number}") not in taken)
+
+
+def seed(genotype: Mapping[str, Any], trial: str | None = None, *, refit: bool = False) -> dict[str, Any]:
+    """An architecture to begin with. trial: where it was taken from. refit: it is to be sized for other data."""
+    return {"genotype": dict(genotype), "trial": trial, "refit": refit}
+
+
+def seed_from_trial(session: Session, trial_id: str, space: str, version: DatasetVersion) -> dict[str, Any]:
+    """The architecture of a trial of any search, to begin with. Raises RefusedError for what cannot be one here."""
+    found = session.get(Trial, trial_id)
+    if found is None:
+        raise RefusedError(
+            f"there is no trial {trial_id!r}; give the id of one as /v1/searches/{{search}}/trials lists them",
+            "from_trial",
+        )
+    genotype = found.candidate["genotype"]
+    if genotype["space"] != space:
+        raise RefusedError(
+            f"trial {trial_id!r} is of space {genotype['space']!r} and this search of {space!r}; give a trial of "
+            f"{space!r} or another space",
+            "from_trial",
+        )
+    return seed(genotype, trial_id, refit=_shape(found.search.version) != _shape(version))
+
+
+def _shape(version: DatasetVersion) -> tuple[Any, ...]:
+    return (*(version.preprocessing.get(name) for name in ("channels", "side")), len(version.labels))
 
 
 def get(session: Session, reference: str, *, lock: bool = False) -> Search:

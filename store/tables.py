@@ -209,7 +209,7 @@ class Search(Base):
     strategy_options: Mapped[Json] = mapped_column(server_default="{}")
     strategy_state: Mapped[Json | None]
     limits: Mapped[Json] = mapped_column(server_default="{}")  # max_params, max_flops, max_latency_ms, max_size_mb
-    seeds: Mapped[list[Json]] = mapped_column(server_default="[]")  # genotypes to begin with
+    seeds: Mapped[list[Json]] = mapped_column(server_default="[]")  # to begin with: {genotype, trial, refit}
     floor: Mapped[Json | None]  # the fixed genotype, chosen at the first turn
     seed: Mapped[int]
     budget_s: Mapped[float | None]

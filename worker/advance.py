@@ -11,15 +11,15 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from search.candidate import Purpose
-from search.floor import floor
 from search.race import Work, observations, plan
-from search.space import Genotype, InvalidGenotypeError, Space
+from search.space import InvalidGenotypeError, Space
 from search.strategies import StateError, Strategy, strategy_for
 from store import jobs, searches, trials, workers
 from store.database import hint
 from store.queue import Hint, Task
 from store.states import JobState, SearchState, TrialState, is_final
 from store.tables import DatasetVersion, Evaluation, Job, Search
+from worker.beginning import UnfitSearchError, floor_of, seeds_of, settle
 from worker.context import Context
 from worker.engine import budget_of, done_of, searched_space, shape_of, space_of, work_of
 
@@ -29,8 +29,6 @@ MAX_FAILED_TURNS = 5
 MAX_GAP_S = 1.0  # between the end of a trial and the turn that follows: worked time, too
 ENDED = (TrialState.SUCCEEDED, TrialState.FAILED, TrialState.PRUNED)
 UNFINISHED = (TrialState.QUEUED, TrialState.RUNNING)
-# The floor under a budget in trials must not depend on the machine: one sized for a laptop's minute.
-TRIALS_BUDGET_FLOPS_PER_S, TRIALS_BUDGET_S = 20e9, 60.0
 
 
 def take_turn(context: Context, search_id: str) -> None:
@@ -77,11 +75,18 @@ def _go_on(session: Session, search: Search) -> None:
     speed = workers.flops_per_s(session)
     if speed is None:
         return  # no worker is there, or none has measured itself yet; it will wake this search
+    version = session.get_one(DatasetVersion, search.version_id)
+    if search.floor is None:
+        try:
+            settle(search, version, speed)
+        except UnfitSearchError as error:
+            searches.end(session, search, str(error))
+            return
+        session.flush()
     if search.state is SearchState.QUEUED:
         searches.move(session, search, SearchState.RUNNING, started_at=func.clock_timestamp())
     spent_s, _ = searches.tick(session, search.id, MAX_GAP_S)
-    version = session.get_one(DatasetVersion, search.version_id)
-    floor_genotype = _floor_of(session, search, version, speed)
+    floor_genotype = floor_of(search)
     space = searched_space(search, shape_of(version), floor_genotype)
     ended = trials.of_search(session, search.id, *ENDED)
     strategy = _strategy(search, space, ended)
@@ -98,6 +103,7 @@ def _go_on(session: Session, search: Search) -> None:
         slots=max(0, devices - len(running)),
         devices=devices,
         seed=search.seed,
+        seeds=seeds_of(search),
     )
     for work in turn.work:
         _insert(session, search, version, work)
@@ -105,21 +111,6 @@ def _go_on(session: Session, search: Search) -> None:
     session.flush()
     if turn.finished:
         _begin_finish(session, search, ended)
-
-
-def _floor_of(session: Session, search: Search, version: DatasetVersion, speed: float) -> Genotype:
-    """The floor, chosen at the first turn and kept: it must not change with the machine that takes the next turn."""
-    if search.floor is None:
-        n_train = sum(version.stats["splits"]["train"].values())
-        genotype = floor(
-            shape_of(version),
-            n_train,
-            flops_per_s=speed if search.budget_s is not None else TRIALS_BUDGET_FLOPS_PER_S,
-            seconds=search.budget_s if search.budget_s is not None else TRIALS_BUDGET_S,
-        )
-        search.floor = genotype.to_json()
-        session.flush()
-    return Genotype.from_json(search.floor)
 
 
 def _strategy(search: Search, space: Space, ended: Any) -> Strategy:

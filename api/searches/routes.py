@@ -36,11 +36,18 @@ router = APIRouter(prefix="/v1/searches", tags=["searches"], route_class=Route)
 
 def chosen_options(new: NewSearch) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of space and strategy, defaults filled in: they stand in the row, so that a later release with
-    other defaults does not change what a running search does. Raises OptionError for what the catalogue lacks."""
+    other defaults does not change what a running search does. Raises OptionError for what the catalogue lacks and for
+    seeds that do not go with the other choices."""
     catalog.entry(catalog.OBJECTIVES, new.objective, "objective")
     space = catalog.entry(catalog.SPACES, new.space, "space")
     strategy = catalog.entry(catalog.STRATEGIES, new.strategy, "strategy")
     catalog.check_pair(new.strategy, new.space)
+    for number, genotype in enumerate(new.seeds):
+        if genotype.space != new.space:
+            raise catalog.OptionError(
+                f"seeds[{number}].space", f"{genotype.space!r} is not the search's, {new.space!r}"
+            )
+    catalog.check_seeds(new.strategy, len(new.seeds) + (new.from_trial is not None), new.budget.trials)
     return (
         space.resolve(new.space_options, "space_options"),
         strategy.resolve(new.strategy_options, "strategy_options"),
@@ -52,10 +59,14 @@ def create_search(new: NewSearch, work: Work, caller: Editor, _: Once, response:
     """Begin a search. It answers at once; follow it with …/events or `?wait=`."""
     space_options, strategy_options = chosen_options(new)
     dataset = datasets.get(work, new.dataset)
+    version = datasets.require_version(work, dataset, new.version)
+    seeds = [searches.seed(genotype.model_dump()) for genotype in new.seeds]
+    if new.from_trial is not None:
+        seeds.append(searches.seed_from_trial(work, new.from_trial, new.space, version))
     search = searches.create(
         work,
         dataset,
-        datasets.require_version(work, dataset, new.version),
+        version,
         name=new.name,
         objective=new.objective,
         space=new.space,
@@ -65,6 +76,7 @@ def create_search(new: NewSearch, work: Work, caller: Editor, _: Once, response:
         seed=new.seed,
         budget_s=new.budget.seconds,
         budget_trials=new.budget.trials,
+        seeds=seeds,
     )
     audit.note(work, caller.id, "search.create", search.id, {"name": search.name, "dataset": dataset.name})
     response.headers.update(revision_tag(search.revision) | {"Location": link_to("searches", search.name)})

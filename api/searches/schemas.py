@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
-from api.schemas import Body, Name, Page, Reference, Time, View, example, never_null
+from api.schemas import Body, Name, Page, Reference, Time, TrialId, View, example, never_null
 from search import catalog
 
 OBJECTIVES: list[JsonValue] = list(catalog.OBJECTIVES)
@@ -44,6 +44,14 @@ class Budget(Body):
         return None if self.minutes is None else self.minutes * 60
 
 
+class Genotype(Body):
+    """An architecture as …/trials/{trial}/architecture gives it, changed or not."""
+
+    version: Literal[1]
+    space: str = Field(description="That of the search.")
+    genes: dict[str, Any] = Field(description="What they may be is the space's matter; the search's first turn checks.")
+
+
 class NewSearch(Body):
     model_config = example(
         dataset="flowers", budget={"minutes": 10}, objective="accuracy", strategy="race", space="stages", seed=0
@@ -59,6 +67,13 @@ class NewSearch(Body):
     strategy: str = Field(catalog.DEFAULT_STRATEGY, json_schema_extra={"enum": STRATEGIES})
     strategy_options: dict[str, Any] = Field({}, description="/v1/limits lists what each strategy takes.")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    seeds: Annotated[list[Genotype], Field(max_length=catalog.MAX_SEEDS)] = Field(
+        [], description="Architectures to begin with, in this order; `fixed` trains nothing else."
+    )
+    from_trial: TrialId | None = Field(
+        None,
+        description="A trial of any search over any data set, to begin with its architecture; sized anew for this data.",
+    )
 
 
 class BudgetView(View):
@@ -112,6 +127,8 @@ class Search(View):
     strategy: str
     strategy_options: dict[str, Any]
     seed: int
+    seeds: int = Field(description="How many architectures it was given to begin with.")
+    from_trial: str | None = Field(description="The trial whose architecture is one of these.")
     budget: BudgetView
     spent_s: float = Field(description="Seconds worked: pauses and outages do not count.")
     trials: TrialCounts

@@ -59,6 +59,8 @@ def search_view(search: tables.Search, overview: Overview) -> Search:
         strategy=search.strategy,
         strategy_options=search.strategy_options,
         seed=search.seed,
+        seeds=len(search.seeds),
+        from_trial=next((seed["trial"] for seed in search.seeds if seed["trial"] is not None), None),
         budget=BudgetView(
             minutes=None if search.budget_s is None else search.budget_s / 60, trials=search.budget_trials
         ),

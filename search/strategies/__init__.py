@@ -7,6 +7,7 @@ from search import catalog
 from search.candidate import Candidate, Note, Observation
 from search.space import Json, Space
 from search.strategies.evolution import Evolution
+from search.strategies.fixed import Fixed
 from search.strategies.history import StateError
 from search.strategies.local import LocalSearch
 from search.strategies.pnas import Pnas
@@ -35,6 +36,7 @@ class Strategy(Protocol):
 
 _MAKERS: Mapping[str, Callable[[Space, Mapping[str, Json], int], Strategy]] = {
     "evolution": Evolution,
+    "fixed": lambda space, _, seed: Fixed(space, seed),
     "local": lambda space, _, seed: LocalSearch(space, seed),
     "pnas": Pnas,
     "race": Race,

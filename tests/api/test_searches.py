@@ -226,3 +226,51 @@ def test_searches_are_listed_by_state_and_data_set(client: TestClient, world: Wo
     assert names("?state=running") == ["b"] == names("?dataset=cars")
     assert client.get("/v1/searches?dataset=none").status_code == 404
     assert client.get("/v1/searches?state=odd").status_code == 422
+
+
+GENOTYPE = {"version": 1, "space": "stages", "genes": {"stages": []}}
+
+WRONG_SEEDS: list[tuple[dict[str, Any], str, str]] = [
+    ({"seeds": [GENOTYPE, GENOTYPE | {"space": "cell"}]}, "seeds[1].space", "not the search's, 'stages'"),
+    ({"seeds": [GENOTYPE | {"version": 2}]}, "seeds[0].version", "1"),
+    ({"seeds": [GENOTYPE | {"genes": []}]}, "seeds[0].genes", "dictionary"),
+    ({"seeds": [GENOTYPE | {"weights": 1}]}, "seeds[0].weights", "accepted: version, space, genes"),
+    ({"seeds": [{}]}, "seeds[0].version", "required"),
+    ({"seeds": GENOTYPE}, "seeds", "list"),
+    ({"seeds": [GENOTYPE] * 1001}, "seeds", "1000"),
+    ({"strategy": "fixed"}, "seeds", "at least one in seeds or from_trial"),
+    ({"strategy": "fixed", "seeds": [GENOTYPE] * 3, "budget": {"trials": 4}}, "budget.trials", "a final: 5"),
+    ({"from_trial": "7"}, "from_trial", "^tr_"),
+    ({"from_trial": "tr_0197c1d2e3f47a5b8c6d7e8f90a1b2c3"}, "from_trial", "as /v1/searches/{search}/trials lists"),
+]
+
+
+def test_wrong_seeds_are_refused_with_their_place_and_what_is_accepted(client: TestClient, world: World) -> None:
+    world.dataset()
+    for wrong, field, said in WRONG_SEEDS:
+        answer = client.post("/v1/searches", json=NEW | wrong)
+        assert answer.status_code == 422, wrong
+        faults = {fault["field"]: fault["message"] for fault in answer.json()["errors"]}
+        assert said in faults.get(field, ""), (field, faults)
+    for number in (b"NaN", b'"\\u0000"'):
+        body = _json(NEW | {"seeds": [GENOTYPE | {"genes": {"a": "odd"}}]}).replace(b'"odd"', number)
+        assert client.post("/v1/searches", content=body, headers=JSON).status_code == 422
+    assert client.get("/v1/searches").json()["items"] == []
+
+
+def test_seeds_and_a_trial_to_begin_with_arrive_in_the_row(client: TestClient, world: World) -> None:
+    world.dataset()
+    world.search()
+    world.move("hunt", SearchState.RUNNING)
+    source = world.trial("hunt", 0.8)
+    wish = NEW | {"strategy": "fixed", "seeds": [GENOTYPE], "from_trial": source.id}
+    begun = client.post("/v1/searches", json=wish).json()
+    assert (begun["seeds"], begun["from_trial"]) == (2, source.id)
+    row: Search = world.run(lambda session: session.get_one(Search, begun["id"]))
+    assert row.seeds == [
+        {"genotype": GENOTYPE, "trial": None, "refit": False},
+        {"genotype": source.candidate["genotype"], "trial": source.id, "refit": False},
+    ]
+    other = client.post("/v1/searches", json=NEW | {"space": "cell", "from_trial": source.id})
+    assert other.status_code == 422
+    assert "is of space 'stages' and this search of 'cell'" in other.json()["detail"]

@@ -13,6 +13,7 @@ from search.candidate import Candidate, Fidelity, Purpose
 from search.race import Budget, Done, Turn, Work, observations, plan, schedule
 from search.space import Genotype, Space
 from search.strategies import Strategy, strategy_for
+from search.strategies.history import WHOLE
 from search.train import Point
 from tests.search.spaces import small_space
 
@@ -42,6 +43,7 @@ class Simulation:
     seed: int = 0
     space: Space = field(default_factory=lambda: small_space("stages"))
     strategy_name: str = "race"
+    seeds: Sequence[Candidate] = ()
     now: float = 0.0
     done: list[Done] = field(default_factory=list)
     going: list[tuple[float, int, Work, bool, float]] = field(default_factory=list)
@@ -66,6 +68,7 @@ class Simulation:
             slots=self.devices - len(self.going) if slots is None else slots,
             devices=self.devices,
             seed=self.seed,
+            seeds=self.seeds,
         )
 
     def start(self, turn: Turn) -> None:
@@ -452,3 +455,34 @@ def test_a_fidelity_is_one_positive_length(values: dict[str, float]) -> None:
 def test_a_candidate_survives_json() -> None:
     candidate = Candidate(FLOOR, Fidelity(epochs=2.5, side=24, fraction=0.5), "trial-9")
     assert Candidate.from_json(candidate.to_json()) == candidate
+
+
+def given(count: int) -> list[Candidate]:
+    return [Candidate(small_space("stages").sample(Random(f"seed/{number}")), WHOLE) for number in range(count)]
+
+
+@pytest.mark.parametrize("budget", [Budget(trials=12), Budget(seconds=600)])
+@pytest.mark.parametrize("strategy", ["race", "random", "fixed"])
+def test_given_architectures_come_first_and_are_told(budget: Budget, strategy: str) -> None:
+    seeds = given(5)
+    done = Simulation(budget, seeds=seeds, strategy_name=strategy).run()
+    explored = [work.candidate.genotype for work in done.of(Purpose.EXPLORE) if work.candidate.genotype != FLOOR]
+    assert explored[:5] == [seed.genotype for seed in seeds]
+    assert len(set(explored)) == len(explored)
+    assert (len(explored) == 5) == (strategy == "fixed")
+    assert {done.space.key(seed.genotype) for seed in seeds} <= set(done.strategy.dump()["keys"])
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+@pytest.mark.parametrize("speed", [(4_000, 3_000.0), (1_800, 250.0), (45_000, 900.0)])
+def test_given_architectures_are_tried_where_time_is_short_as_well(speed: tuple[int, float], devices: int) -> None:
+    done = Simulation(Budget(seconds=300), *speed, devices=devices, strategy_name="fixed", seeds=given(2)).run()
+    assert {seed.genotype for seed in given(2)} <= {work.candidate.genotype for work in done.of(Purpose.EXPLORE)}
+    assert done.of(Purpose.FINAL)
+    assert done.now <= 300
+
+
+def test_a_given_architecture_that_failed_is_not_tried_again() -> None:
+    done = Simulation(Budget(trials=12), failures=0.5, strategy_name="fixed", seeds=given(6), seed=2).run()
+    assert any(each.state == "failed" for each in done.done if each.purpose is Purpose.EXPLORE)
+    assert len(done.of(Purpose.EXPLORE)) == 6

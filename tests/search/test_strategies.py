@@ -12,7 +12,8 @@ from search.space import Json, Space
 from search.strategies import StateError, Strategy, strategy_for
 from tests.search.spaces import small_space
 
-PAIRS = [(name, space) for name, entry in catalog.STRATEGIES.items() for space in entry.spaces]
+SEARCHING = [name for name in catalog.STRATEGIES if name != catalog.FIXED]
+PAIRS = [(name, space) for name in SEARCHING for space in catalog.STRATEGIES[name].spaces]
 
 
 @pytest.fixture(params=PAIRS, ids="-".join)
@@ -169,7 +170,7 @@ def test_a_state_over_another_space_is_refused() -> None:
         fresh(("evolution", small_space("cell")), state=state.dump())
 
 
-@pytest.mark.parametrize("name", catalog.STRATEGIES)
+@pytest.mark.parametrize("name", SEARCHING)
 def test_an_exhausted_space_ends_in_fewer_proposals(name: str) -> None:
     """One block of one cell pair over two operations has few members."""
     space = small_space("cell")
@@ -260,3 +261,12 @@ def test_options_are_checked() -> None:
         strategy_for("evolution", space, {"population": 1}, 0, None)
     with pytest.raises(OptionError, match=r"strategy_options\.size: 'random' has no such option; it takes none"):
         strategy_for("random", space, {"size": 1}, 0, None)
+
+
+def test_the_fixed_strategy_proposes_nothing_and_keeps_the_protocol() -> None:
+    space = small_space("cell")
+    strategy = strategy_for("fixed", space, {}, 0, None)
+    assert isinstance(strategy, Strategy)
+    strategy.tell(seen([Candidate(space.sample(Random(0)), Fidelity(epochs=1))]))
+    assert strategy.ask(3, []) == []
+    assert strategy_for("fixed", space, {}, 0, through_json(strategy.dump())).dump() == strategy.dump()

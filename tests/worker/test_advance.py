@@ -1,9 +1,14 @@
 """Turns of a search, each one transaction."""
 
+from random import Random
+from typing import Any
+
 import pytest
 from sqlalchemy import select, update
 
 from search.candidate import Purpose
+from search.space import Shape
+from search.spaces import space_for
 from store import jobs, searches, trials, workers
 from store.states import JobState, SearchState, TrialState
 from store.tables import Evaluation, Job, Search, Trial, Worker
@@ -192,3 +197,48 @@ def test_a_plan_is_made_for_the_devices_that_are_there(context: Context) -> None
 )
 def test_a_final_gives_way_only_to_more_than_noise(purpose: Purpose, objective: str, expected: float) -> None:
     assert handicap(purpose, objective, 0.9, 225) == pytest.approx(expected)
+
+
+def genotype(space: str = "cell", number: int = 0) -> dict[str, Any]:
+    return space_for(space, Shape(1, 28, 10), {}).sample(Random(number)).to_json()
+
+
+def test_seeds_are_the_first_candidates(context: Context) -> None:
+    seeds = [searches.seed(genotype(number=number)) for number in range(2)]
+    search_id = new_search(context, space="cell", seeds=seeds, budget_trials=6)
+    take_turn(context, search_id)
+    end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5, seconds=1.0)
+    take_turn(context, search_id)
+    explored = [trial for trial in trials_of(context, search_id) if trial.purpose == "explore"]
+    assert [trial.candidate["genotype"] for trial in explored[:2]] == [seed["genotype"] for seed in seeds]
+    assert len(explored) == 4
+
+
+def test_an_illegal_seed_fails_the_search_before_any_training(context: Context) -> None:
+    wrong = genotype()
+    wrong["genes"]["normal"][0]["inputs"][1] = 9
+    search_id = new_search(context, space="cell", seeds=[searches.seed(genotype()), searches.seed(wrong)])
+    take_turn(context, search_id)
+    search = search_of(context, search_id)
+    assert search.state is SearchState.FAILED
+    assert search.error is not None
+    assert "seed 2 " in search.error
+    assert "normal[0].inputs[1] is 9; possible: 0 (the cell before the last), 1 (the last cell)" in search.error
+    assert trials_of(context, search_id) == []
+
+
+def test_an_architecture_from_other_data_is_sized_for_this(context: Context) -> None:
+    larger = space_for("cell", Shape(3, 64, 100), {"filters": 64, "side": 64}).sample(Random(0)).to_json()
+    search_id = new_search(
+        context, space="cell", strategy="fixed", seeds=[searches.seed(larger, "tr_other", refit=True)]
+    )
+    take_turn(context, search_id)
+    end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5, seconds=1.0)
+    take_turn(context, search_id)
+    (carried,) = [trial for trial in trials_of(context, search_id) if trial.purpose == "explore"]
+    genes = carried.candidate["genotype"]["genes"]
+    assert {name: genes[name] for name in ("normal", "reduction")} == {
+        name: larger["genes"][name] for name in ("normal", "reduction")
+    }
+    assert genes["skeleton"]["side"] == 28
+    assert carried.candidate["parent"] == "tr_other"

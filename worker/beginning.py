@@ -1,0 +1,57 @@
+"""What a search starts from, settled at its first turn, before anything is trained: the floor and the given seeds."""
+
+from typing import Any
+
+from search.candidate import Candidate
+from search.floor import affordable_flops, floor
+from search.space import Genotype, InvalidGenotypeError, Scalable, Space
+from search.strategies.history import WHOLE
+from store.tables import DatasetVersion, Search
+from worker.engine import searched_space, shape_of
+
+# What is sized under a budget in trials must not depend on the machine: as for a laptop's minute.
+TRIALS_BUDGET_FLOPS_PER_S, TRIALS_BUDGET_S = 20e9, 60.0
+
+
+class UnfitSearchError(ValueError):
+    """What the search was given cannot be trained; the message says what could be."""
+
+
+def settle(search: Search, version: DatasetVersion, flops_per_s: float) -> None:
+    """Write floor and seeds into the row, where they stay: they must not change with the machine of the next turn.
+
+    flops_per_s: multiply-adds per second of the slowest worker. Seeds from another shape of data are brought to the
+    size that this search can train. Raises UnfitSearchError for a seed that its space does not have.
+    """
+    n_train = sum(version.stats["splits"]["train"].values())
+    timed = search.budget_s is not None
+    speed, seconds = (flops_per_s, search.budget_s or 0.0) if timed else (TRIALS_BUDGET_FLOPS_PER_S, TRIALS_BUDGET_S)
+    shape = shape_of(version)
+    chosen = floor(shape, n_train, flops_per_s=speed, seconds=seconds)
+    space = searched_space(search, shape, chosen)
+    affordable = affordable_flops(n_train, flops_per_s=speed, seconds=seconds)
+    search.seeds = [_settled(number, seed, space, affordable) for number, seed in enumerate(search.seeds)]
+    search.floor = chosen.to_json()
+
+
+def _settled(number: int, seed: dict[str, Any], space: Space, flops: int) -> dict[str, Any]:
+    try:
+        genotype = Genotype.from_json(seed["genotype"])
+        if seed["refit"] and isinstance(space, Scalable):
+            genotype = space.scaled(genotype, flops)
+        space.check(genotype)
+    except InvalidGenotypeError as error:
+        place = f"seed {number + 1}" if seed["trial"] is None else f"the genotype of trial {seed['trial']}"
+        raise UnfitSearchError(f"{place} is not one that this search can train: {error}") from error
+    return seed | {"genotype": genotype.to_json(), "refit": False}
+
+
+def floor_of(search: Search) -> Genotype:
+    """The floor of a settled search."""
+    assert search.floor is not None
+    return Genotype.from_json(search.floor)
+
+
+def seeds_of(search: Search) -> list[Candidate]:
+    """The seeds as candidates, in the order they were given."""
+    return [Candidate(Genotype.from_json(seed["genotype"]), WHOLE, seed["trial"]) for seed in search.seeds]
