@@ -1,6 +1,6 @@
 """The optimizer: Muon for convolution filters, Nesterov momentum for everything else."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,27 +45,42 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """One step along the gradients of the mean loss, which are cleared. rate: the schedule's height, 0 to 1."""
+        """One step along the gradients of the mean loss, which are cleared. rate: the schedule's height, 0 to 1.
+
+        Parameters without a gradient (of paths that a network with shared weights did not take) stay where they are.
+        """
+        moved = [number for number, p in enumerate((*self._filters, *self._others)) if p.grad is not None]
         count = len(self._filters)
-        if self._filters:
-            gradients = [_gradient(p) for p in self._filters]
-            momenta = self._momenta[:count]
-            torch._foreach_mul_(momenta, _FILTER_MOMENTUM)
-            torch._foreach_add_(momenta, gradients)
-            torch._foreach_add_(gradients, momenta, alpha=_FILTER_MOMENTUM)
-            norms = torch._foreach_norm(self._filters)
-            for filters, norm, gradient in zip(self._filters, norms, gradients, strict=True):
-                filters.mul_(len(filters) ** 0.5 / norm.clamp(min=1e-12))
-                filters.add_(orthogonalised(gradient, self._matrices), alpha=-rate * self._filter_rate)
-        gradients = [_gradient(p) for p in self._others]
-        momenta = self._momenta[count:]
-        torch._foreach_add_(gradients, list(torch._foreach_mul(self._others, self._decays)))
+        self._step_filters([number for number in moved if number < count], rate)
+        self._step_others([number - count for number in moved if number >= count], rate)
+
+    def _step_filters(self, numbers: Sequence[int], rate: float) -> None:
+        if not numbers:
+            return
+        chosen, momenta = [self._filters[n] for n in numbers], [self._momenta[n] for n in numbers]
+        gradients = [_gradient(p) for p in chosen]
+        torch._foreach_mul_(momenta, _FILTER_MOMENTUM)
+        torch._foreach_add_(momenta, gradients)
+        torch._foreach_add_(gradients, momenta, alpha=_FILTER_MOMENTUM)
+        norms = torch._foreach_norm(chosen)
+        for filters, norm, gradient in zip(chosen, norms, gradients, strict=True):
+            filters.mul_(len(filters) ** 0.5 / norm.clamp(min=1e-12))
+            filters.add_(orthogonalised(gradient, self._matrices), alpha=-rate * self._filter_rate)
+            filters.grad = None
+
+    def _step_others(self, numbers: Sequence[int], rate: float) -> None:
+        if not numbers:
+            return
+        chosen = [self._others[n] for n in numbers]
+        momenta = [self._momenta[len(self._filters) + n] for n in numbers]
+        gradients = [_gradient(p) for p in chosen]
+        torch._foreach_add_(gradients, list(torch._foreach_mul(chosen, [self._decays[n] for n in numbers])))
         torch._foreach_mul_(momenta, _MOMENTUM)
         torch._foreach_add_(momenta, gradients)
         torch._foreach_add_(gradients, momenta, alpha=_MOMENTUM)
-        torch._foreach_mul_(gradients, [-rate * r for r in self._rates])
-        torch._foreach_add_(self._others, gradients)
-        for p in (*self._filters, *self._others):
+        torch._foreach_mul_(gradients, [-rate * self._rates[n] for n in numbers])
+        torch._foreach_add_(chosen, gradients)
+        for p in chosen:
             p.grad = None
 
     def state(self) -> dict[str, Tensor]:
@@ -79,7 +94,8 @@ class Optimizer:
 
 
 def _gradient(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    assert parameter.grad is not None
+    return parameter.grad
 
 
 def orthogonalised(gradient: Tensor, matrices: torch.dtype = torch.float32) -> Tensor:
