@@ -153,6 +153,16 @@ class Progressive(Protocol):
 
 
 @runtime_checkable
+class OneShot(Protocol):
+    """A space whose networks can share their weights: one network in which tokens choose a path.
+
+    Its weights are indexed [node][input][operation], as in ENAS (Pham et al. 2018, arXiv:1802.03268).
+    """
+
+    def supernet(self) -> nn.Module: ...  # forward(images, tokens) -> (B, classes); images as of `build`
+
+
+@runtime_checkable
 class Scalable(Protocol):
     """A space whose architectures keep their meaning in a larger or smaller skeleton (cells found on a proxy)."""
 
@@ -165,6 +175,7 @@ __all__: Sequence[str] = (
     "Genotype",
     "InvalidGenotypeError",
     "Json",
+    "OneShot",
     "Progressive",
     "Recipe",
     "Scalable",

@@ -368,24 +368,42 @@ class CellLayout:
 def _laid_out(cell: Cell, filters: int, before: tuple[int, int], last: tuple[int, int], shrinks: bool) -> CellLayout:
     """before, last: (channels, side) of the two inputs, the earlier first."""
     side = last[1]
-    halved = _halved(side) if shrinks else side
-    entries = tuple(
+    entries = _entries(filters, before, last)
+    blocks = tuple(
+        (
+            (block.inputs[0], _edge(block.ops[0], block.inputs[0], filters, side, shrinks)),
+            (block.inputs[1], _edge(block.ops[1], block.inputs[1], filters, side, shrinks)),
+        )
+        for block in cell
+    )
+    outputs = tuple((state, _edge("identity", state, filters, side, shrinks)) for state in _unused(cell))
+    return CellLayout(entries, blocks, outputs, filters, _halved(side) if shrinks else side, shrinks)
+
+
+def _entries(filters: int, before: tuple[int, int], last: tuple[int, int]) -> tuple[Edge, Edge]:
+    side = last[1]
+    earlier, later = (
         Edge((Shrinking(),), channels, filters, own, 2)
         if own != side
         else Edge((Convolution(1, 1) if channels != filters else Identity(),), channels, filters, side)
         for channels, own in (before, last)
     )
+    return earlier, later
 
-    def edge(state: int, op: str) -> Edge:
-        is_input = state < 2
-        return Edge(OPS[op], filters, filters, side if is_input else halved, 2 if is_input and shrinks else 1)
 
-    blocks = tuple(
-        ((block.inputs[0], edge(block.inputs[0], block.ops[0])), (block.inputs[1], edge(block.inputs[1], block.ops[1])))
-        for block in cell
-    )
-    outputs = tuple((state, edge(state, "identity")) for state in _unused(cell))
-    return CellLayout((entries[0], entries[1]), blocks, outputs, filters, halved, shrinks)
+def _edge(op: str, state: int, filters: int, side: int, shrinks: bool) -> Edge:
+    """An operation on a state of a cell whose inputs are of that side; a reduction cell halves these alone."""
+    is_input = state < 2
+    own = _halved(side) if shrinks and not is_input else side
+    return Edge(OPS[op], filters, filters, own, 2 if is_input and shrinks else 1)
+
+
+def _places(skeleton: "Skeleton") -> Iterator[tuple[int, bool]]:
+    """Filters of each cell in the network and whether it halves the resolution."""
+    for stage in range(REDUCTIONS + 1):
+        for number in range(skeleton.cells + 1):
+            if stage > 0 or number > 0:
+                yield skeleton.filters * 2**stage, number == 0
 
 
 # ---------------------------------------------------------------------------------------------- networks
@@ -475,6 +493,87 @@ class CellNetwork(nn.Module):
         return logits
 
 
+# ---------------------------------------------------------------------------------------------- shared weights
+
+
+class SharedJoin(nn.Module):
+    """ReLU, 1×1 convolution and normalisation of the concatenation of any of some states, with weights by state."""
+
+    def __init__(self, states: int, channels: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 1, bias=False) for _ in range(states))
+        self.norm = Norm(channels)
+
+    def forward(self, taken: Mapping[int, Tensor]) -> Tensor:
+        parts = [self.convolutions[state](F.relu(x)) for state, x in taken.items()]
+        joined: Tensor = self.norm(torch.stack(parts).sum(0))
+        return joined
+
+
+class SharedCell(nn.Module):
+    """All cells of a space in one place of the network: weights [block][half][input][operation]."""
+
+    def __init__(self, entries: tuple[Edge, Edge], blocks: int, ops: Sequence[str], side: int, shrinks: bool) -> None:
+        super().__init__()
+        filters = entries[0].outputs
+        self.from_before, self.from_last = (edge.build() for edge in entries)
+        self.halves = nn.ModuleList(
+            nn.ModuleList(
+                nn.ModuleList(_edge(op, state, filters, side, shrinks).build() for op in ops)
+                for state in range(half // 2 + 2)
+            )
+            for half in range(2 * blocks)
+        )
+        exits = [_edge("identity", state, filters, side, shrinks).build() for state in range(blocks + 2)]
+        self.exits = nn.ModuleList(exits)
+        self.join = SharedJoin(blocks + 2, filters)
+
+    def forward(self, before: Tensor, last: Tensor, tokens: Sequence[int]) -> Tensor:
+        states: dict[int, Tensor] = {0: self.from_before(before), 1: self.from_last(last)}
+        unused = {0, 1}
+        for block in range(len(tokens) // 4):
+            one, other, op, other_op = tokens[4 * block : 4 * block + 4]
+            left, right = self.halves[2 * block], self.halves[2 * block + 1]
+            states[block + 2] = left[one][op](states[one]) + right[other][other_op](states[other])  # type: ignore[index]  # lists of lists
+            unused = (unused - {one, other}) | {block + 2}
+        joined: Tensor = self.join({state: self.exits[state](states[state]) for state in sorted(unused)})
+        return joined
+
+
+class CellSupernet(nn.Module):
+    """All networks of a cell space with one set of weights (Pham et al. 2018, arXiv:1802.03268, micro search).
+
+    Departure of shared from stand-alone networks, as in the authors' code: states that no block took are brought to
+    F channels before the next cell sees them, so that its weights do not depend on how many these are.
+    """
+
+    def __init__(self, stem: Edge, skeleton: "Skeleton", blocks: int, ops: Sequence[str], classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(stem.inputs, stem.outputs, 3, padding=1, bias=False), Norm(stem.outputs))
+        before = last = (stem.outputs, stem.side)
+        cells, self.shrinks = list[SharedCell](), list[bool]()
+        for filters, shrinks in _places(skeleton):
+            side = last[1]
+            cells.append(SharedCell(_entries(filters, before, last), blocks, ops, side, shrinks))
+            self.shrinks.append(shrinks)
+            before, last = last, (filters, _halved(side) if shrinks else side)
+        self.cells = nn.ModuleList(cells)
+        self.per_cell = 4 * blocks
+        self.head = nn.Linear(last[0], classes)
+        nn.init.normal_(self.head.weight, std=1.0)
+        nn.init.zeros_(self.head.bias)
+        self.scale = 1 / last[0]
+
+    def forward(self, images: Tensor, tokens: Sequence[int]) -> Tensor:
+        """tokens: of the normal and the reduction cell; those of one cell serve both."""
+        before = last = self.stem(images)
+        for cell, shrinks in zip(self.cells, self.shrinks, strict=True):
+            own = tokens[-self.per_cell :] if shrinks else tokens[: self.per_cell]
+            before, last = last, cell(before, last, own)
+        logits: Tensor = self.head(F.relu(last).mean((2, 3))) * self.scale
+        return logits
+
+
 # ---------------------------------------------------------------------------------------------- space
 
 
@@ -482,7 +581,7 @@ _RANGES = {option.name: option for option in catalog.SPACES[NAME].options}
 
 
 class CellSpace:
-    """See `search.space`: a Space that is Tokenised, Progressive and Scalable.
+    """See `search.space`: a Space that is Tokenised, Progressive, Scalable and OneShot.
 
     blocks: B; genotypes of fewer are legal, and both cells have as many. ops: a name of OP_SETS. tied: the reduction
     cell is the normal one at stride 2. cells, filters, stem_multiplier, side: of the skeleton that new genotypes get.
@@ -728,17 +827,12 @@ class CellSpace:
     def _layout(self, genes: Genes) -> list[CellLayout]:
         skeleton = genes.skeleton
         stem = (skeleton.stem_multiplier * skeleton.filters, skeleton.side)
-        before, last, filters = stem, stem, skeleton.filters
+        before, last = stem, stem
         layout = []
-        for stage in range(REDUCTIONS + 1):
-            for number in range(skeleton.cells + 1):
-                shrinks = number == 0
-                if shrinks and stage == 0:
-                    continue
-                filters *= 2 if shrinks else 1
-                cell = _laid_out(genes.reduction if shrinks else genes.normal, filters, before, last, shrinks)
-                layout.append(cell)
-                before, last = last, (cell.channels, cell.side)
+        for filters, shrinks in _places(skeleton):
+            cell = _laid_out(genes.reduction if shrinks else genes.normal, filters, before, last, shrinks)
+            layout.append(cell)
+            before, last = last, (cell.channels, cell.side)
         return layout
 
     def _stem(self, skeleton: Skeleton) -> Edge:
@@ -767,6 +861,9 @@ class CellSpace:
         self.check(genotype)
         genes = Genes.of(genotype)
         return CellNetwork(self._stem(genes.skeleton), self._layout(genes), self.shape.classes, self.drop_path)
+
+    def supernet(self) -> nn.Module:
+        return CellSupernet(self._stem(self.skeleton), self.skeleton, self.blocks, self.ops, self.shape.classes)
 
     def to_python(self, genotype: Genotype) -> str:
         """A class for each of the two cells, and `Network`, which stacks them."""

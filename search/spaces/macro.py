@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from search import catalog
 from search.space import Cost, Decision, Genotype, InvalidGenotypeError, Json, Recipe, Shape
-from search.spaces.cell import Convolution, Edge, Norm, Part, Pooling, Shrinking
+from search.spaces.cell import Convolution, Edge, Norm, Part, Pooling, SharedJoin, Shrinking
 from search.spaces.writing import indented, module_of
 
 NAME = "macro"
@@ -175,13 +175,72 @@ class MacroNetwork(nn.Module):
         return logits
 
 
+# ---------------------------------------------------------------------------------------------- shared weights
+
+
+def _layers_of(tokens: Sequence[int], layers: int) -> list[tuple[int, tuple[int, ...]]]:
+    """Operation and skips of each layer. Raises ValueError for another number of tokens than there are decisions."""
+    needed = layers * (layers + 1) // 2
+    if len(tokens) != needed:
+        raise ValueError(f"{len(tokens)} tokens; {needed} are needed for {layers} layers")
+    chosen, at = [], 0
+    for number in range(layers):
+        skips = tuple(state for state in range(number) if tokens[at + 1 + state] % 2)
+        chosen.append((tokens[at] % len(OPS), skips))
+        at += number + 1
+    return chosen
+
+
+class MacroSupernet(nn.Module):
+    """All networks of the space with one set of weights: operations by layer, joins and halvings by layer and state.
+
+    Pham et al. 2018, arXiv:1802.03268, macro search. There skipped states are added; here they go through a 1×1
+    convolution each, which is what the stand-alone network does to their concatenation.
+    """
+
+    def __init__(self, channels: int, skeleton: Skeleton, layers: int, classes: int) -> None:
+        super().__init__()
+        filters, side = skeleton.filters, skeleton.side
+        self.stem = nn.Sequential(nn.Conv2d(channels, filters, 3, padding=1, bias=False), Norm(filters))
+        ops, joins, halvings = list[nn.Module](), list[nn.Module](), list[nn.Module]()
+        for number in range(1, layers + 1):
+            ops.append(nn.ModuleList(Edge(parts, filters, filters, side).build() for parts in OPS.values()))
+            joins.append(SharedJoin(number + 1, filters))
+            halving = nn.ModuleList()
+            if number in reductions(layers):
+                halving.extend(Edge((Shrinking(),), filters, 2 * filters, side, 2).build() for _ in range(number + 1))
+                filters, side = 2 * filters, (side + 1) // 2
+            halvings.append(halving)
+        self.ops, self.joins, self.halvings = nn.ModuleList(ops), nn.ModuleList(joins), nn.ModuleList(halvings)
+        self.head = nn.Linear(filters, classes)
+        nn.init.normal_(self.head.weight, std=1.0)
+        nn.init.zeros_(self.head.bias)
+        self.scale = 1 / filters
+
+    def forward(self, images: Tensor, tokens: Sequence[int]) -> Tensor:
+        chosen = _layers_of(tokens, len(self.ops))
+        states: list[Tensor] = [self.stem(images)]
+        for number, (op, skips) in enumerate(chosen, 1):
+            x: Tensor = self.ops[number - 1][op](states[-1])  # type: ignore[index]  # a list of lists
+            if number > 1:
+                x = self.joins[number - 1]({state: states[state] for state in skips} | {number: x})
+            states.append(x)
+            halving = self.halvings[number - 1]
+            if len(halving):  # type: ignore[arg-type]  # a list
+                needed = {number} | {state for _, later in chosen[number:] for state in later if state <= number}
+                for state in needed:
+                    states[state] = halving[state](states[state])  # type: ignore[index]  # a list
+        logits: Tensor = self.head(F.relu(states[-1]).mean((2, 3))) * self.scale
+        return logits
+
+
 # ---------------------------------------------------------------------------------------------- space
 
 _RANGES = {option.name: option for option in catalog.SPACES[NAME].options}
 
 
 class MacroSpace:
-    """See `search.space`: a Space that is Tokenised and Scalable.
+    """See `search.space`: a Space that is Tokenised, Scalable and OneShot.
 
     layers: L, which all genotypes have. filters, side: of the skeleton that new genotypes get.
     """
@@ -249,15 +308,8 @@ class MacroSpace:
 
     def from_tokens(self, tokens: Sequence[int]) -> Genotype:
         """Raises ValueError for another number of tokens than there are decisions."""
-        needed = self.layers * (self.layers + 1) // 2
-        if len(tokens) != needed:
-            raise ValueError(f"{len(tokens)} tokens; {needed} are needed for {self.layers} layers")
-        left, layers = list(tokens), []
-        for number in range(self.layers):
-            op, skips, left = left[0], left[1 : number + 1], left[number + 1 :]
-            chosen = tuple(state for state, token in enumerate(skips) if token % 2)
-            layers.append(Layer(self.ops[op % len(self.ops)], chosen))
-        return Genes(tuple(layers), self.skeleton).to_genotype()
+        layers = tuple(Layer(self.ops[op], skips) for op, skips in _layers_of(tokens, self.layers))
+        return Genes(layers, self.skeleton).to_genotype()
 
     def scaled(self, genotype: Genotype, flops: int) -> Genotype:
         """The same layers with most filters, so that the network has at most `flops` multiply-adds.
@@ -351,6 +403,9 @@ class MacroSpace:
         self.check(genotype)
         genes = Genes.of(genotype)
         return MacroNetwork(self.shape.channels, genes.skeleton.filters, laid_out(genes), self.shape.classes)
+
+    def supernet(self) -> nn.Module:
+        return MacroSupernet(self.shape.channels, self.skeleton, self.layers, self.shape.classes)
 
     def to_python(self, genotype: Genotype) -> str:
         """One class, `Network`, a line for each layer."""
