@@ -15,7 +15,6 @@ its own estimated from training pictures (Yu et al. 2020, arXiv:2003.04276). Sco
 Uniform draws, then changes of the best by shared score, lead to a shortlist, which the strategy trains anew.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,13 +38,13 @@ from search.optimizer import Optimizer
 from search.space import Cost, Decision, Genotype, InvalidGenotypeError, Json, OneShot, Space, Tokenised
 from search.strategies.controller import Learned, Learner, LstmController, draw
 from search.train import (
-    CheckpointError,
     DivergedError,
     Point,
     below,
     out_of_memory_typed,
     read_checkpoint,
     refuse_what_does_not_fit,
+    written_checkpoint,
 )
 
 _WARM_UP = 0.05  # share of the training in which the learning rate rises
@@ -442,7 +440,6 @@ class _Run:
         tensors: dict[str, Tensor] = {f"network.{name}": p for name, p in self.network.named_parameters()}
         tensors |= {f"momentum.{name}": momentum for name, momentum in self.optimizer.state().items()}
         header = {
-            "version": 1,
             "genotype": self.genotype.digest(),
             "seed": self.seed,
             "batch_size": self.batch_size,
@@ -460,16 +457,11 @@ class _Run:
             "controller": None if self.fair else self.learner.dump(),
             "curve": [asdict(point) for point in self.curve],
         }
-        on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        return save(on_cpu, metadata={"training": json.dumps(header)})
+        return written_checkpoint(header, tensors)
 
     @torch.no_grad()
     def restore(self, checkpoint: bytes) -> None:
-        header, tensors = read_checkpoint(checkpoint)
-        mine = {"genotype": self.genotype.digest(), "seed": self.seed, "batch_size": self.batch_size}
-        for name, value in mine.items():
-            if header.get(name) != value:
-                raise CheckpointError(f"the checkpoint is of {name} {header.get(name)!r}, this training of {value!r}")
+        header, tensors = read_checkpoint(checkpoint, self.genotype, self.seed, self.batch_size)
         parameters = dict(self.network.named_parameters())
         for name, value in below("network.", tensors).items():
             parameters[name].copy_(value)

@@ -335,7 +335,6 @@ class _Run:
         tensors |= {f"average.{n}": v for n, v in self.average.items()}
         tensors |= {f"momentum.{n}": v for n, v in self.optimizer.state().items()}
         header = {
-            "version": _CHECKPOINT_VERSION,
             "genotype": self.genotype.digest(),
             "seed": self.seed,
             "step": self.step,
@@ -344,15 +343,10 @@ class _Run:
             "seconds": self.seconds(),
             "curve": [asdict(point) for point in self.curve],
         }
-        on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        return save(on_cpu, metadata={"training": json.dumps(header)})
+        return written_checkpoint(header, tensors)
 
     def restore(self, checkpoint: bytes) -> None:
-        header, tensors = read_checkpoint(checkpoint)
-        mine = {"genotype": self.genotype.digest(), "seed": self.seed, "batch_size": self.batch_size}
-        for name, value in mine.items():
-            if header.get(name) != value:
-                raise CheckpointError(f"the checkpoint is of {name} {header.get(name)!r}, this training of {value!r}")
+        header, tensors = read_checkpoint(checkpoint, self.genotype, self.seed, self.batch_size)
         self.network.load_state_dict(below("network.", tensors))
         for name, value in below("average.", tensors).items():
             self.average[name].copy_(value)
@@ -366,7 +360,16 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def written_checkpoint(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    """header: JSON with genotype (its digest), seed and batch_size, so that no other training takes it up."""
+    on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return save(on_cpu, metadata={"training": json.dumps({"version": _CHECKPOINT_VERSION, **header})})
+
+
+def read_checkpoint(
+    checkpoint: bytes, genotype: Genotype, seed: int, batch_size: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of `written_checkpoint`. Raises CheckpointError for those of another training."""
     try:
         (length,) = struct.unpack("<Q", checkpoint[:8])
         header = json.loads(json.loads(checkpoint[8 : 8 + length])["__metadata__"]["training"])
@@ -374,6 +377,9 @@ def read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Any], dict[str, Tensor
         raise CheckpointError(f"{len(checkpoint):,} bytes are not a checkpoint: {error}") from error
     if header.get("version") != _CHECKPOINT_VERSION:
         raise CheckpointError(f"checkpoint version {header.get('version')!r}; this engine reads {_CHECKPOINT_VERSION}")
+    for name, value in (("genotype", genotype.digest()), ("seed", seed), ("batch_size", batch_size)):
+        if header.get(name) != value:
+            raise CheckpointError(f"the checkpoint is of {name} {header.get(name)!r}, this training of {value!r}")
     return header, load(checkpoint)
 
 

@@ -15,9 +15,9 @@ moved to.
 import hashlib
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import combinations
 from random import Random
 from typing import Any
@@ -261,15 +261,15 @@ class ReductionModule(nn.Module):
 
 
 class Nb201Network(nn.Module):
-    """float (B, C, side, side), normalised, to logits (B, classes)."""
+    """float (B, C, side, side), normalised, to logits (B, classes). cell_of: makes a cell of so many channels."""
 
-    def __init__(self, shape: Shape, cell: Cell, skeleton: Skeleton) -> None:
+    def __init__(self, shape: Shape, skeleton: Skeleton, cell_of: Callable[[int], nn.Module]) -> None:
         super().__init__()
         channels = skeleton.channels
         self.stem = nn.Sequential(nn.Conv2d(shape.channels, channels, 3, padding=1, bias=False), Norm(channels))
         self.cells = nn.ModuleList()
         for reduction in (*_reductions(skeleton), None):
-            self.cells.extend(CellModule(cell, channels) for _ in range(skeleton.cells))
+            self.cells.extend(cell_of(channels) for _ in range(skeleton.cells))
             if reduction is not None:
                 self.cells.append(ReductionModule(reduction))
                 channels *= 2
@@ -295,13 +295,55 @@ def _reductions(skeleton: Skeleton) -> list[Reduction]:
     return reductions
 
 
+# ---------------------------------------------------------------------------------------------- shared weights
+
+
+class SharedCell(nn.Module):
+    """All cells in one place of the network: weights [edge][operation]; an edge stands for node and input.
+
+    live: the cell that is computed, live edges alone as in stand-alone networks.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.live: Cell = (SKIP,) * len(EDGES)
+        self.edges = nn.ModuleList(
+            nn.ModuleDict({op: Edge(OPS[op], channels, channels, 0).build() for op in _WORKING}) for _ in EDGES
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        nodes: dict[int, Tensor] = {0: x}
+        for (start, end), op, edge in zip(EDGES, self.live, self.edges, strict=True):
+            if op != NONE:
+                brought: Tensor = edge[op](nodes[start])  # type: ignore[index]  # a dictionary
+                nodes[end] = nodes[end] + brought if end in nodes else brought
+        return nodes.get(NODES - 1, x * 0.0)
+
+
+class Nb201Supernet(nn.Module):
+    """All networks of the space with one set of weights."""
+
+    def __init__(self, shape: Shape, skeleton: Skeleton) -> None:
+        super().__init__()
+        self.network = Nb201Network(shape, skeleton, SharedCell)
+        self.ops = tuple(OPS)
+
+    def forward(self, images: Tensor, tokens: Sequence[int]) -> Tensor:
+        live = _live(tuple(self.ops[token] for token in tokens))
+        for cell in self.network.cells:
+            if isinstance(cell, SharedCell):
+                cell.live = live
+        logits: Tensor = self.network(images)
+        return logits
+
+
 # ---------------------------------------------------------------------------------------------- space
 
 _RANGES = {option.name: option for option in catalog.SPACES[NAME].options}
 
 
 class Nb201Space:
-    """See `search.space`: a Space that is Tokenised and Scalable.
+    """See `search.space`: a Space that is Tokenised, Scalable and OneShot.
 
     cells, channels, side: of the skeleton that new genotypes get.
     """
@@ -408,7 +450,10 @@ class Nb201Space:
     def build(self, genotype: Genotype) -> nn.Module:
         self.check(genotype)
         genes = Genes.of(genotype)
-        return Nb201Network(self.shape, _live(genes.cell), genes.skeleton)
+        return Nb201Network(self.shape, genes.skeleton, partial(CellModule, _live(genes.cell)))
+
+    def supernet(self) -> nn.Module:
+        return Nb201Supernet(self.shape, self.skeleton)
 
     def to_python(self, genotype: Genotype) -> str:
         """Classes of the cell, the residual block and `Network`."""

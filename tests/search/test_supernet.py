@@ -63,6 +63,7 @@ def test_every_architecture_of_a_one_shot_space_is_a_path_and_moves_its_own_weig
         network.zero_grad()
         logits = network(images, tokens)
         assert logits.shape == (4, space.shape.classes)
+        assert torch.isfinite(logits).all()
         torch.autograd.backward(logits.square().sum())
         moved.append(frozenset(n for n, p in network.named_parameters() if p.grad is not None))
     assert len(set(moved)) > 1
