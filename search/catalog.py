@@ -132,6 +132,20 @@ SPACES: Mapping[str, Entry] = {
     )
 }
 
+HALVING = (
+    Option(
+        "rungs",
+        "integer",
+        1,
+        "Lengths of training under successive halving (ASHA): candidates begin with the shortest, the best go on; 1 is off.",
+        1,
+        5,
+    ),
+    Option(
+        "eta", "integer", 3, "Each rung trains so many times as long as the one below; one of so many goes on.", 2, 10
+    ),
+)  # of every strategy that tries many architectures; see search/strategies/asha.py
+
 STRATEGIES: Mapping[str, Entry] = {
     entry.name: entry
     for entry in (
@@ -148,14 +162,14 @@ STRATEGIES: Mapping[str, Entry] = {
         Entry(
             "random",
             "Draws from the whole space, without repeats: the baseline that every method has to beat.",
-            (),
+            HALVING,
             tuple(SPACES),
         ),
         Entry(
             "local",
             "Climbs from neighbour to neighbour and begins elsewhere on every summit: strong in small spaces (White et "
             "al. 2020).",
-            (),
+            HALVING,
             tuple(SPACES),
         ),
         Entry(
@@ -165,6 +179,20 @@ STRATEGIES: Mapping[str, Entry] = {
             (
                 Option("population", "integer", 10, "Architectures alive at a time (P of the paper).", 2, 1000),
                 Option("sample", "integer", 3, "How many compete to become the parent (S).", 1, 1000),
+                *HALVING,
+            ),
+            tuple(SPACES),
+        ),
+        Entry(
+            "bayesian",
+            "A Gaussian process on features of the architectures proposes what promises the largest improvement: the "
+            "fewest trials to a good one.",
+            (
+                Option("initial", "integer", 10, "Uniform draws before the model decides.", 3, 1000),
+                Option(
+                    "pool", "integer", 500, "Candidates weighed at a time: changes of the best, and draws.", 10, 10_000
+                ),
+                *HALVING,
             ),
             tuple(SPACES),
         ),
@@ -194,6 +222,7 @@ STRATEGIES: Mapping[str, Entry] = {
                 Option("clip", "number", 0.2, "How far one update of PPO may move a probability, as a share.", 0.01, 1),
                 Option("entropy", "number", 0.001, "Reward for staying undecided; the paper has 0.00001.", 0, 10),
                 Option("baseline_decay", "number", 0.95, "Memory of the average reward to compare with.", 0, 0.999),
+                *HALVING,
             ),
             tuple(SPACES),
         ),
@@ -210,6 +239,7 @@ STRATEGIES: Mapping[str, Entry] = {
                     "Predictors on the mean of a cell's blocks, or recurrent ones over its choices.",
                     choices=("mlp", "lstm"),
                 ),
+                *HALVING,
             ),
             ("cell",),
         ),

@@ -5,7 +5,9 @@ from typing import Protocol, runtime_checkable
 
 from search import catalog
 from search.candidate import Candidate, Note, Observation
-from search.space import Json, Space
+from search.space import Genotype, Json, Space
+from search.strategies.asha import Asha
+from search.strategies.bayesian import Bayesian
 from search.strategies.evolution import Evolution
 from search.strategies.fixed import Fixed
 from search.strategies.history import StateError
@@ -35,6 +37,7 @@ class Strategy(Protocol):
 
 
 _MAKERS: Mapping[str, Callable[[Space, Mapping[str, Json], int], Strategy]] = {
+    "bayesian": Bayesian,
     "evolution": Evolution,
     "fixed": lambda space, _, seed: Fixed(space, seed),
     "local": lambda space, _, seed: LocalSearch(space, seed),
@@ -48,17 +51,25 @@ _MAKERS: Mapping[str, Callable[[Space, Mapping[str, Json], int], Strategy]] = {
 def strategy_for(
     name: str, space: Space, options: Mapping[str, Json], seed: int, state: Mapping[str, Json] | None
 ) -> Strategy:
-    """The strategy called `name`; `state` is a dump of it, or None at the start.
+    """The strategy called `name`; `state` is a dump of it, or None at the start. With `rungs` above 1, under ASHA.
 
     Raises catalog.OptionError for an unknown name or option and for a space that the strategy cannot search,
     StateError for a state that it cannot read (make it anew from None and tell it everything again).
     """
     resolved = catalog.entry(catalog.STRATEGIES, name, "strategy").resolve(options, "strategy_options")
     catalog.check_pair(name, space.name)
-    strategy = _MAKERS[name](space, resolved, seed)
+    strategy: Strategy = _MAKERS[name](space, resolved, seed)
+    if resolved.get("rungs", 1) > 1:
+        strategy = Asha(strategy, space, int(resolved["rungs"]), int(resolved["eta"]))
     if state is not None:
         strategy.load(state)
     return strategy
 
 
-__all__ = ["StateError", "Strategy", "strategy_for"]
+def estimates_of(strategy: Strategy, genotypes: Sequence[Genotype]) -> list[float] | None:
+    """The scores that a strategy with a model of the space expects of these; None when it has none (yet)."""
+    inner = strategy.inner if isinstance(strategy, Asha) else strategy
+    return inner.estimates(genotypes) if isinstance(inner, Bayesian) else None
+
+
+__all__ = ["StateError", "Strategy", "estimates_of", "strategy_for"]

@@ -44,7 +44,7 @@ def test_every_choice_arrives_in_the_row(client: TestClient, world: World) -> No
     row: Search = world.run(lambda session: session.scalars(select(Search)).one())
     assert (row.name, row.budget_s, row.budget_trials, row.objective, row.seed) == ("wide", None, 7, "macro_f1", 11)
     assert (row.space_options["blocks"], row.space_options["cells"]) == (3, 1)
-    assert row.strategy_options == {"population": 4, "sample": 2}
+    assert row.strategy_options == {"population": 4, "sample": 2, "rungs": 1, "eta": 3}
 
 
 def test_a_finished_search_shows_its_winner_the_floor_and_every_trial(client: TestClient, world: World) -> None:

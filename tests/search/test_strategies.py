@@ -13,16 +13,24 @@ from search.strategies import StateError, Strategy, strategy_for
 from tests.search.spaces import small_space
 
 SEARCHING = [name for name in catalog.STRATEGIES if name != catalog.FIXED]
-PAIRS = [(name, space) for name in SEARCHING for space in catalog.STRATEGIES[name].spaces]
+QUICK: dict[str, dict[str, Json]] = {"bayesian": {"initial": 5, "pool": 40}}  # where defaults would take long
+HALVED = {"rungs": 3, "eta": 2}
+PAIRS = [(name, space, False) for name in SEARCHING for space in catalog.STRATEGIES[name].spaces] + [
+    (name, entry.spaces[-1], True)
+    for name, entry in catalog.STRATEGIES.items()
+    if set(catalog.HALVING) <= set(entry.options)
+]
+Pair = tuple[str, Space, dict[str, Json]]
 
 
-@pytest.fixture(params=PAIRS, ids="-".join)
-def pair(request: pytest.FixtureRequest) -> tuple[str, Space]:
-    return request.param[0], small_space(request.param[1])
+@pytest.fixture(params=PAIRS, ids=lambda each: "-".join([*each[:2], "halved"] if each[2] else each[:2]))
+def pair(request: pytest.FixtureRequest) -> Pair:
+    name, space, halved = request.param
+    return name, small_space(space), QUICK.get(name, {}) | (HALVED if halved else {})
 
 
-def fresh(pair: tuple[str, Space], seed: int = 7, state: dict[str, Json] | None = None) -> Strategy:
-    return strategy_for(pair[0], pair[1], {}, seed, state)
+def fresh(pair: Pair, seed: int = 7, state: dict[str, Json] | None = None) -> Strategy:
+    return strategy_for(pair[0], pair[1], pair[2], seed, state)
 
 
 def seen(candidates: list[Candidate], start: int = 0, failing: int = 4) -> list[Observation]:
@@ -52,25 +60,25 @@ def through_json(state: dict[str, Json]) -> dict[str, Json]:
     return document
 
 
-def test_a_strategy_keeps_the_protocol(pair: tuple[str, Space]) -> None:
+def test_a_strategy_keeps_the_protocol(pair: Pair) -> None:
     assert isinstance(fresh(pair), Strategy)
 
 
-def test_proposals_are_legal_and_new(pair: tuple[str, Space]) -> None:
+def test_proposals_are_legal_and_new(pair: Pair) -> None:
     asked = searched(fresh(pair), rounds=10)
     assert len(asked) == 30
     for candidate in asked:
         pair[1].check(candidate.genotype)
-    assert len({pair[1].key(candidate.genotype) for candidate in asked}) == 30
+    assert len({(pair[1].key(candidate.genotype), candidate.fidelity.rung) for candidate in asked}) == 30
 
 
-def test_parents_are_trials_that_scored(pair: tuple[str, Space]) -> None:
+def test_parents_are_trials_that_scored(pair: Pair) -> None:
     asked = searched(fresh(pair), rounds=10)
     scored = {observation.trial for observation in seen(asked) if observation.score is not None}
     assert {candidate.parent for candidate in asked} - {None} <= scored
 
 
-def test_a_restored_strategy_goes_on_like_the_unrestored(pair: tuple[str, Space]) -> None:
+def test_a_restored_strategy_goes_on_like_the_unrestored(pair: Pair) -> None:
     one = fresh(pair)
     for step in range(8):
         other = fresh(pair, state=through_json(one.dump()))
@@ -82,7 +90,7 @@ def test_a_restored_strategy_goes_on_like_the_unrestored(pair: tuple[str, Space]
         assert through_json(one.dump()) == through_json(other.dump())
 
 
-def test_the_order_of_results_does_not_matter(pair: tuple[str, Space]) -> None:
+def test_the_order_of_results_does_not_matter(pair: Pair) -> None:
     results: list[list[Observation]] = []
     strategies = [fresh(pair), fresh(pair), fresh(pair)]
     for _ in range(2):
@@ -99,7 +107,7 @@ def test_the_order_of_results_does_not_matter(pair: tuple[str, Space]) -> None:
     assert strategies[0].ask(5, []) == strategies[1].ask(5, []) == strategies[2].ask(5, [])
 
 
-def test_a_trial_told_twice_changes_nothing(pair: tuple[str, Space]) -> None:
+def test_a_trial_told_twice_changes_nothing(pair: Pair) -> None:
     one, other = fresh(pair), fresh(pair)
     results = seen(one.ask(6, []))
     other.ask(6, [])
@@ -109,7 +117,7 @@ def test_a_trial_told_twice_changes_nothing(pair: tuple[str, Space]) -> None:
     assert through_json(one.dump()) == through_json(other.dump())
 
 
-def test_it_goes_on_when_everything_fails(pair: tuple[str, Space]) -> None:
+def test_it_goes_on_when_everything_fails(pair: Pair) -> None:
     strategy = fresh(pair)
     for step in range(8):
         asked = strategy.ask(2, [])
@@ -117,24 +125,24 @@ def test_it_goes_on_when_everything_fails(pair: tuple[str, Space]) -> None:
         strategy.tell(seen(asked, 2 * step, failing=1))
 
 
-def test_pending_candidates_are_not_proposed_again_even_if_forgotten(pair: tuple[str, Space]) -> None:
+def test_pending_candidates_are_not_proposed_again_even_if_forgotten(pair: Pair) -> None:
     pending = fresh(pair).ask(5, [])
     keys = {pair[1].key(candidate.genotype) for candidate in pending}
     amnesiac = fresh(pair)  # as after a state that could not be read
     assert not keys & {pair[1].key(candidate.genotype) for candidate in amnesiac.ask(5, pending)}
 
 
-def test_a_replay_of_the_table_stands_in_for_a_lost_state(pair: tuple[str, Space]) -> None:
+def test_a_replay_of_the_table_stands_in_for_a_lost_state(pair: Pair) -> None:
     one = fresh(pair)
     asked = searched(one, rounds=5)
     again = fresh(pair)
     again.tell(seen(asked))
-    proposed = {pair[1].key(candidate.genotype) for candidate in again.ask(5, [])}
+    proposed = {(pair[1].key(candidate.genotype), candidate.fidelity.rung) for candidate in again.ask(5, [])}
     assert len(proposed) == 5
-    assert not proposed & {pair[1].key(candidate.genotype) for candidate in asked}
+    assert not proposed & {(pair[1].key(candidate.genotype), candidate.fidelity.rung) for candidate in asked}
 
 
-def test_foreign_genotypes_in_pending_and_results_do_no_harm(pair: tuple[str, Space]) -> None:
+def test_foreign_genotypes_in_pending_and_results_do_no_harm(pair: Pair) -> None:
     other = small_space("stages" if pair[1].name == "cell" else "cell")
     foreign = Candidate(other.sample(Random(0)), Fidelity(epochs=1))
     strategy = fresh(pair)
@@ -143,7 +151,7 @@ def test_foreign_genotypes_in_pending_and_results_do_no_harm(pair: tuple[str, Sp
         pair[1].check(candidate.genotype)
 
 
-def test_the_seed_decides(pair: tuple[str, Space]) -> None:
+def test_the_seed_decides(pair: Pair) -> None:
     assert searched(fresh(pair, 1), 3) == searched(fresh(pair, 1), 3)
     assert searched(fresh(pair, 1), 3) != searched(fresh(pair, 2), 3)
 
@@ -158,16 +166,16 @@ def test_the_seed_decides(pair: tuple[str, Space]) -> None:
         {"members": 5},
     ],
 )
-def test_a_damaged_state_is_refused_as_such(pair: tuple[str, Space], damage: dict[str, Json]) -> None:
+def test_a_damaged_state_is_refused_as_such(pair: Pair, damage: dict[str, Json]) -> None:
     with pytest.raises(StateError):
         fresh(pair, state=fresh(pair).dump() | damage)
 
 
 def test_a_state_over_another_space_is_refused() -> None:
-    state = fresh(("evolution", small_space("stages")))
+    state = fresh(("evolution", small_space("stages"), {}))
     searched(state, 3)
     with pytest.raises(StateError, match="of space 'stages' in a state over 'cell'"):
-        fresh(("evolution", small_space("cell")), state=state.dump())
+        fresh(("evolution", small_space("cell"), {}), state=state.dump())
 
 
 @pytest.mark.parametrize("name", SEARCHING)
@@ -176,7 +184,7 @@ def test_an_exhausted_space_ends_in_fewer_proposals(name: str) -> None:
     space = small_space("cell")
     space.blocks = 1  # type: ignore[attr-defined]  # the cell space's
     space.ops = ("identity", "conv1x1")  # type: ignore[attr-defined]
-    strategy = fresh((name, space))
+    strategy = fresh((name, space, QUICK.get(name, {})))
     total = 0
     while asked := strategy.ask(20, []):
         strategy.tell(seen(asked, total))
@@ -259,7 +267,7 @@ def test_options_are_checked() -> None:
         strategy_for("pso", space, {}, 0, None)
     with pytest.raises(OptionError, match=r"strategy_options\.population: 1 is not between 2 and 1000"):
         strategy_for("evolution", space, {"population": 1}, 0, None)
-    with pytest.raises(OptionError, match=r"strategy_options\.size: 'random' has no such option; it takes none"):
+    with pytest.raises(OptionError, match=r"strategy_options\.size: 'random' has no such option; it takes rungs, eta"):
         strategy_for("random", space, {"size": 1}, 0, None)
 
 

@@ -1,0 +1,141 @@
+"""Bayesian optimisation: a Gaussian process says where improvement is to be expected."""
+
+from collections.abc import Mapping, Sequence
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.candidate import Candidate, Note, Observation
+from search.space import Genotype, Json, Space
+from search.strategies.history import History
+from search.surrogates.gaussian import GaussianProcess
+
+_KEEP = 300  # observations modelled, the best ones: fitting takes their third power
+_PARENTS = 20  # the best, whose neighbours are candidates
+_LEAST = 3  # scores before there is something to model
+
+
+class Bayesian:
+    """Expected improvement over the changes of the best 20 and a random part of the space, by a Gaussian process on
+    features and ranks.
+
+    Of BANANAS (White et al. 2021, arXiv:1910.11858) the candidates, changes of the best; instead of its ensemble of
+    networks a Gaussian process, on graph features (GRAF, Kadlecová et al. 2024, arXiv:2404.16551) that each space offers.
+    Candidates that are under way count as found as expected. The first `initial` are drawn uniformly.
+    """
+
+    def __init__(self, space: Space, options: Mapping[str, Json], seed: int) -> None:
+        self._space = space
+        self._seed = seed
+        self._initial = int(options["initial"])
+        self._pool = int(options["pool"])
+        self._history = History(
+            "bayesian", space, seed, keep=_KEEP, worth=lambda member: (member.score, -member.number)
+        )
+        self._features: dict[
+            str, NDArray[np.float32]
+        ] = {}  # by genes, of this strategy's life; not a part of the state
+        self._notes: list[Note] = []
+
+    def ask(self, count: int, pending: Sequence[Candidate]) -> list[Candidate]:
+        first = min(count, max(0, self._initial - self._history.asked))
+        if len(self._history.members) < _LEAST:
+            first = count
+        asked = self._history.propose(first, pending, self._anywhere)
+        if len(asked) < count and first < count:
+            steps = self._steps(count - len(asked), [*pending, *asked])
+            draws = iter(steps)
+            asked += self._history.propose(len(steps), [*pending, *asked], lambda _: next(draws))
+        if len(asked) < count:  # the pool had nothing new
+            asked += self._history.propose(count - len(asked), [*pending, *asked], self._anywhere)
+        return asked
+
+    def _anywhere(self, random: Random) -> tuple[Genotype, str | None]:
+        return self._space.sample(random), None
+
+    def _steps(self, count: int, pending: Sequence[Candidate]) -> list[tuple[Genotype, str | None]]:
+        """Up to `count` new architectures, the most promising first."""
+        busy = {
+            self._space.key(each.genotype): each.genotype for each in pending if each.genotype.space == self._space.name
+        }
+        candidates = self._candidates(set(busy))
+        if not candidates:
+            return []
+        process = self._process()
+        posterior = process.posterior(self._rows([*(genotype for genotype, _ in candidates), *busy.values()]))
+        for place in range(len(busy)):
+            posterior.imagine(len(candidates) + place)
+        chosen: list[int] = []
+        for _ in range(min(count, len(candidates))):
+            gain = posterior.improvement()[: len(candidates)]
+            gain[chosen] = -1.0
+            index = int(gain.argmax())
+            self._note(process, float(posterior.mean[index]), float(posterior.deviation[index]), float(gain[index]))
+            posterior.imagine(index)
+            chosen.append(index)
+        return [candidates[index] for index in chosen]
+
+    def _candidates(self, busy: set[str]) -> list[tuple[Genotype, str | None]]:
+        """New architectures, each once: at most `pool` changes of the best, the best first, and `pool` draws."""
+        random, found = Random(f"{self._seed}/pool/{self._history.asked}"), dict[str, tuple[Genotype, str | None]]()
+        for parent in self._history.members[: -_PARENTS - 1 : -1]:
+            for neighbour in self._space.neighbours(parent.genotype):
+                if len(found) < self._pool:
+                    self._add(found, busy, neighbour, parent.trial)
+        for _ in range(self._pool):
+            self._add(found, busy, self._space.sample(random), None)
+        return list(found.values())
+
+    def _add(
+        self, found: dict[str, tuple[Genotype, str | None]], busy: set[str], genotype: Genotype, parent: str | None
+    ) -> None:
+        key = self._space.key(genotype)
+        if key not in busy and not self._history.knows(key):
+            found.setdefault(key, (genotype, parent))
+
+    def _process(self) -> GaussianProcess:
+        members = self._history.members
+        return GaussianProcess.fitted(
+            self._rows([member.genotype for member in members]), [member.score for member in members]
+        )
+
+    def _rows(self, genotypes: Sequence[Genotype]) -> NDArray[np.float32]:
+        for genotype in genotypes:
+            if genotype.genes_json not in self._features:
+                self._features[genotype.genes_json] = self._space.features(genotype)
+        return np.stack([self._features[genotype.genes_json] for genotype in genotypes])
+
+    def _note(self, process: GaussianProcess, mean: float, deviation: float, gain: float) -> None:
+        """In scores where that can be said: `predicted` with the scores that one deviation below and above would be."""
+        low, predicted, high = process.as_scores(np.array([mean - deviation, mean, mean + deviation])).tolist()
+        data = {
+            "incumbent": self._history.members[-1].score,
+            "predicted": predicted,
+            "low": low,
+            "high": high,
+            "improvement": gain,  # expected, in deviations of the ranks
+            "length": process.length,
+            "noise": process.noise,
+        }
+        self._notes.append(Note(self._history.asked + len(self._notes), "surrogate", data))
+
+    def estimates(self, genotypes: Sequence[Genotype]) -> list[float] | None:
+        """Scores expected of these, freed of what was chance in single trainings; None before there is a model."""
+        if len(self._history.members) < _LEAST:
+            return None
+        process = self._process()
+        return [float(score) for score in process.as_scores(process.posterior(self._rows(genotypes)).mean)]
+
+    def tell(self, seen: Sequence[Observation]) -> None:
+        self._history.tell(seen)
+
+    def notes(self) -> list[Note]:
+        notes, self._notes = self._notes, []
+        return notes
+
+    def dump(self) -> dict[str, Json]:
+        return self._history.dump()
+
+    def load(self, state: Mapping[str, Json]) -> None:
+        self._history.load(state)
