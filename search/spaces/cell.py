@@ -14,13 +14,11 @@ Departures: normalisation has a shift but no scale, and the head's start is that
 optimizer expects; no auxiliary head.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from itertools import combinations_with_replacement, groupby, permutations, product
 from random import Random
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +28,7 @@ from torch.nn import functional as F
 
 from search import catalog
 from search.space import Cost, Decision, Genotype, InvalidGenotypeError, Json, Recipe, Shape
+from search.spaces.skeleton import check_skeleton, largest_within, recipe_at
 from search.spaces.writing import indented, module_of
 
 NAME = "cell"
@@ -758,10 +757,8 @@ class CellSpace:
         base = min(widths, key=lambda width: abs(width - genes.skeleton.filters))
         most = max(_SCALED_CELLS, min(genes.skeleton.cells, cells_most))
         depths = range(cells_least, most + 1)
-        deep = bisect_right(depths, flops, key=lambda cells: self.cost(at(cells, base)).flops)
-        cells = depths[max(1, deep) - 1]
-        wide = bisect_right(widths, flops, key=lambda width: self.cost(at(cells, width)).flops)
-        return at(cells, widths[max(1, wide) - 1])
+        cells = largest_within(depths, flops, lambda depth: self.cost(at(depth, base)).flops)
+        return at(cells, largest_within(widths, flops, lambda width: self.cost(at(cells, width)).flops))
 
     # ------------------------------------------------------------------------------------------ description
 
@@ -812,15 +809,7 @@ class CellSpace:
             )
         if self.tied and genes.normal != genes.reduction:
             raise InvalidGenotypeError("reduction differs from normal; this space ties them (`tied`): needed: the same")
-        for field, value in asdict(genes.skeleton).items():
-            self._check_skeleton(field, value)
-
-    def _check_skeleton(self, field: str, value: Any) -> None:
-        low, high = int(_RANGES[field].minimum), int(_RANGES[field].maximum)
-        if field == "side":
-            low, high = min(low, self.shape.side), min(high, self.shape.side)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise InvalidGenotypeError(f"skeleton.{field} is {value!r}; possible: {low} to {high}")
+        check_skeleton(asdict(genes.skeleton), _RANGES, self.shape)
 
     # ------------------------------------------------------------------------------------------ networks
 
@@ -852,10 +841,8 @@ class CellSpace:
         )
 
     def recipe(self, genotype: Genotype) -> Recipe:
-        """One for all. Gray pictures are mostly writing and drawings, whose mirror images are another class."""
         self.check(genotype)
-        side = Genes.of(genotype).skeleton.side
-        return Recipe(side=side, start_side=side, flip=self.shape.channels == 3)
+        return recipe_at(Genes.of(genotype).skeleton.side, self.shape)
 
     def build(self, genotype: Genotype) -> nn.Module:
         self.check(genotype)

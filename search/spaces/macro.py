@@ -11,12 +11,10 @@ its supernet stand; states that no later layer takes are not halved; a ReLU befo
 no scale, and the head's start is that of space `stages`, as the trainer's optimizer expects.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from random import Random
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +25,7 @@ from torch.nn import functional as F
 from search import catalog
 from search.space import Cost, Decision, Genotype, InvalidGenotypeError, Json, Recipe, Shape
 from search.spaces.cell import Convolution, Edge, Norm, Part, Pooling, SharedJoin, Shrinking
+from search.spaces.skeleton import check_skeleton, largest_within, recipe_at
 from search.spaces.writing import indented, module_of
 
 NAME = "macro"
@@ -323,7 +322,7 @@ class MacroSpace:
         def at(filters: int) -> Genotype:
             return replace(genes, skeleton=Skeleton(filters, side)).to_genotype()
 
-        return at(widths[max(1, bisect_right(widths, flops, key=lambda width: self.cost(at(width)).flops)) - 1])
+        return at(largest_within(widths, flops, lambda width: self.cost(at(width)).flops))
 
     # ------------------------------------------------------------------------------------------ description
 
@@ -368,15 +367,7 @@ class MacroSpace:
                 raise InvalidGenotypeError(
                     f"layers[{number}].skips is {list(layer.skips)}; needed: ascending, each state once"
                 )
-        for field, value in asdict(genes.skeleton).items():
-            self._check_skeleton(field, value)
-
-    def _check_skeleton(self, field: str, value: Any) -> None:
-        low, high = int(_RANGES[field].minimum), int(_RANGES[field].maximum)
-        if field == "side":
-            low, high = min(low, self.shape.side), min(high, self.shape.side)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise InvalidGenotypeError(f"skeleton.{field} is {value!r}; possible: {low} to {high}")
+        check_skeleton(asdict(genes.skeleton), _RANGES, self.shape)
 
     # ------------------------------------------------------------------------------------------ networks
 
@@ -394,10 +385,8 @@ class MacroSpace:
         )
 
     def recipe(self, genotype: Genotype) -> Recipe:
-        """One for all. Gray pictures are mostly writing and drawings, whose mirror images are another class."""
         self.check(genotype)
-        side = Genes.of(genotype).skeleton.side
-        return Recipe(side=side, start_side=side, flip=self.shape.channels == 3)
+        return recipe_at(Genes.of(genotype).skeleton.side, self.shape)
 
     def build(self, genotype: Genotype) -> nn.Module:
         self.check(genotype)

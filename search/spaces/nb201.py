@@ -14,13 +14,11 @@ moved to.
 
 import hashlib
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
 from itertools import combinations
 from random import Random
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +28,7 @@ from torch.nn import functional as F
 from search import catalog
 from search.space import Cost, Decision, Genotype, InvalidGenotypeError, Recipe, Shape
 from search.spaces.cell import Convolution, Edge, Identity, Norm, Part, Pooling
+from search.spaces.skeleton import check_skeleton, largest_within, recipe_at
 from search.spaces.writing import indented, module_of
 
 NAME = "nb201"
@@ -414,7 +413,7 @@ class Nb201Space:
         def at(channels: int) -> Genotype:
             return replace(genes, skeleton=Skeleton(cells, channels, side)).to_genotype()
 
-        return at(widths[max(1, bisect_right(widths, flops, key=lambda width: self.cost(at(width)).flops)) - 1])
+        return at(largest_within(widths, flops, lambda width: self.cost(at(width)).flops))
 
     # ------------------------------------------------------------------------------------------ description
 
@@ -425,15 +424,7 @@ class Nb201Space:
         return np.asarray((*sizes, *_graph_features(Genes.of(genotype).cell)), dtype=np.float32)
 
     def check(self, genotype: Genotype) -> None:
-        for field, value in asdict(Genes.of(genotype).skeleton).items():
-            self._check_skeleton(field, value)
-
-    def _check_skeleton(self, field: str, value: Any) -> None:
-        low, high = int(_RANGES[field].minimum), int(_RANGES[field].maximum)
-        if field == "side":
-            low, high = min(low, self.shape.side), min(high, self.shape.side)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise InvalidGenotypeError(f"skeleton.{field} is {value!r}; possible: {low} to {high}")
+        check_skeleton(asdict(Genes.of(genotype).skeleton), _RANGES, self.shape)
 
     # ------------------------------------------------------------------------------------------ networks
 
@@ -442,10 +433,8 @@ class Nb201Space:
         return _cost(self.shape, _live(genes.cell), genes.skeleton)
 
     def recipe(self, genotype: Genotype) -> Recipe:
-        """One for all. Gray pictures are mostly writing and drawings, whose mirror images are another class."""
         self.check(genotype)
-        side = Genes.of(genotype).skeleton.side
-        return Recipe(side=side, start_side=side, flip=self.shape.channels == 3)
+        return recipe_at(Genes.of(genotype).skeleton.side, self.shape)
 
     def build(self, genotype: Genotype) -> nn.Module:
         self.check(genotype)
