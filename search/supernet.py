@@ -8,7 +8,7 @@ Adam with its usual moments, the entropy in the loss); optimizer, schedule, augm
 `search/train.py`; as many draws in the end as the port to NAS-Bench-201 takes (100; the authors 10).
 
 `repaired` keeps the shared weights and replaces what is known to fail. Paths are drawn fairly: each step takes as many as
-there are operations, so that each choice of each decision is taken equally often, adds up their gradients and moves
+there are operations, so that each choice of each decision is taken equally often, averages their gradients and moves
 once (FairNAS, Chu et al. 2019, arXiv:1907.01845). No policy steers the training; the search comes afterwards (SPOS, Guo et al.
 2019, arXiv:1904.00420). No statistics are tracked and normalisation has neither scale nor shift; each candidate has
 its own estimated from training pictures (Yu et al. 2020, arXiv:2003.04276). Scores are of up to 1,000 validation pictures.
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -286,14 +287,7 @@ class _Run:
             self._note(learned, sum(rewards) / len(rewards))
 
     def _note(self, learned: Learned, score: float) -> None:
-        self.learned.append(
-            {
-                "step": len(self.learned) + 1,
-                "score": score,
-                "entropy": dict(learned.entropy),
-                "preferences": {kind: dict(shares) for kind, shares in learned.preferences.items()},
-            }
-        )
+        self.learned.append({"step": len(self.learned) + 1, "score": score} | learned.to_json())
 
     # ------------------------------------------------------------------------------------------ scores
 
@@ -478,7 +472,7 @@ class _Run:
 
 def _validation(
     images: Images, side: int, seed: int, device: Device, classifier: Classifier
-) -> tuple[Tensor, "np.ndarray[Any, np.dtype[np.int64]]"]:
+) -> tuple[Tensor, NDArray[np.int64]]:
     """The pictures that scores are of, ready for the network, float (n, C, side, side), and their targets."""
     order = torch.randperm(len(images.validation), generator=generator(seed, "s")).numpy()
     rows = images.validation[order[:_SCORED]]
@@ -489,18 +483,12 @@ def _validation(
 
 def _shares(decisions: Sequence[Decision], sequences: Sequence[Sequence[int]]) -> Learned:
     """How often each choice is taken in these sequences, and how undecided that is, by kind of decision."""
-    entropies: dict[str, list[float]] = {}
-    preferences: dict[str, dict[str, list[float]]] = {}
-    for place, decision in enumerate(decisions):
-        taken = np.bincount([tokens[place] for tokens in sequences], minlength=len(decision.choices))
-        shares = taken / len(sequences)
-        entropies.setdefault(decision.kind, []).append(float(-(shares * np.log(np.maximum(shares, 1e-12))).sum()))
-        for choice, share in zip(decision.choices, shares.tolist(), strict=True):
-            preferences.setdefault(decision.kind, {}).setdefault(choice, []).append(share)
-    return Learned(
-        {kind: sum(values) / len(values) for kind, values in entropies.items()},
-        {kind: {c: sum(v) / len(v) for c, v in choices.items()} for kind, choices in preferences.items()},
-    )
+    shares = [
+        np.bincount([tokens[place] for tokens in sequences], minlength=len(decision.choices)) / len(sequences)
+        for place, decision in enumerate(decisions)
+    ]
+    entropies = [float(-(each * np.log(np.maximum(each, 1e-12))).sum()) for each in shares]
+    return Learned.of(decisions, entropies, [each.tolist() for each in shares])
 
 
 def _deciles(scores: Sequence[float]) -> list[float]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from search.candidate import Candidate, Fidelity, Note, Observation
 from search.space import Genotype, InvalidGenotypeError, Json, Space
-from search.strategies.history import WHOLE, StateError
+from search.strategies.history import WHOLE, StateError, keys_of
 
 if TYPE_CHECKING:
     from search.strategies import Strategy
@@ -72,11 +72,7 @@ class Asha:
         scored = [(result.score, key) for key, result in results.items() if result.score is not None]
         best = sorted(scored, key=lambda each: (-each[0], each[1]))[: len(results) // self._eta]
         above = {key for higher in self._results[rung + 1 :] for key in higher} | self._promoted[rung]
-        above |= {
-            self._space.key(each.genotype)
-            for each in pending
-            if each.genotype.space == self._space.name and self._rung_of(each.fidelity) > rung
-        }
+        above |= keys_of(self._space, [each for each in pending if self._rung_of(each.fidelity) > rung])
         return [key for _, key in best if key not in above]
 
     def _rung_of(self, fidelity: Fidelity) -> int:

@@ -6,9 +6,9 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from search.candidate import Candidate, Note, Observation
+from search.candidate import Candidate, Note
 from search.space import Genotype, Json, Space
-from search.strategies.history import History
+from search.strategies.history import History, Remembering
 from search.surrogates.gaussian import GaussianProcess
 
 _KEEP = 300  # observations modelled, the best ones: fitting takes their third power
@@ -16,7 +16,7 @@ _PARENTS = 20  # the best, whose neighbours are candidates
 _LEAST = 3  # scores before there is something to model
 
 
-class Bayesian:
+class Bayesian(Remembering):
     """Expected improvement over the changes of the best 20 and a random part of the space, by a Gaussian process on
     features and ranks.
 
@@ -30,13 +30,12 @@ class Bayesian:
         self._seed = seed
         self._initial = int(options["initial"])
         self._pool = int(options["pool"])
-        self._history = History(
-            "bayesian", space, seed, keep=_KEEP, worth=lambda member: (member.score, -member.number)
+        super().__init__(
+            History("bayesian", space, seed, keep=_KEEP, worth=lambda member: (member.score, -member.number))
         )
         self._features: dict[
             str, NDArray[np.float32]
         ] = {}  # by genes, of this strategy's life; not a part of the state
-        self._notes: list[Note] = []
 
     def ask(self, count: int, pending: Sequence[Candidate]) -> list[Candidate]:
         first = min(count, max(0, self._initial - self._history.asked))
@@ -79,10 +78,12 @@ class Bayesian:
     def _candidates(self, busy: set[str]) -> list[tuple[Genotype, str | None]]:
         """New architectures, each once: at most `pool` changes of the best, the best first, and `pool` draws."""
         random, found = Random(f"{self._seed}/pool/{self._history.asked}"), dict[str, tuple[Genotype, str | None]]()
-        for parent in self._history.members[: -_PARENTS - 1 : -1]:
-            for neighbour in self._space.neighbours(parent.genotype):
-                if len(found) < self._pool:
-                    self._add(found, busy, neighbour, parent.trial)
+        parents = self._history.members[: -_PARENTS - 1 : -1]
+        changes = ((each, parent.trial) for parent in parents for each in self._space.neighbours(parent.genotype))
+        for neighbour, trial in changes:
+            if len(found) == self._pool:
+                break
+            self._add(found, busy, neighbour, trial)
         for _ in range(self._pool):
             self._add(found, busy, self._space.sample(random), None)
         return list(found.values())
@@ -126,16 +127,3 @@ class Bayesian:
             return None
         process = self._process()
         return [float(score) for score in process.as_scores(process.posterior(self._rows(genotypes)).mean)]
-
-    def tell(self, seen: Sequence[Observation]) -> None:
-        self._history.tell(seen)
-
-    def notes(self) -> list[Note]:
-        notes, self._notes = self._notes, []
-        return notes
-
-    def dump(self) -> dict[str, Json]:
-        return self._history.dump()
-
-    def load(self, state: Mapping[str, Json]) -> None:
-        self._history.load(state)

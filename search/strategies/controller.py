@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from statistics import fmean
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +20,6 @@ Choose = Callable[[int, Tensor], Tensor]
 
 _INIT = 0.1  # weights start uniform in ±0.1, as NASNet's
 _TABLE_INIT = 1e-3  # standard deviation
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
 
 class Controller(Protocol):
@@ -134,6 +134,28 @@ class Learned:
     entropy: Mapping[str, float]
     preferences: Mapping[str, Mapping[str, float]]
 
+    @classmethod
+    def of(
+        cls, decisions: Sequence[Decision], entropies: Sequence[float], shares: Sequence[Sequence[float]]
+    ) -> "Learned":
+        """entropies: of each decision. shares: the probability of each of its choices."""
+        of_kind: dict[str, list[float]] = {}
+        of_choice: dict[str, dict[str, list[float]]] = {}
+        for decision, entropy, probabilities in zip(decisions, entropies, shares, strict=True):
+            of_kind.setdefault(decision.kind, []).append(entropy)
+            for choice, share in zip(decision.choices, probabilities, strict=True):
+                of_choice.setdefault(decision.kind, {}).setdefault(choice, []).append(share)
+        return cls(
+            {kind: fmean(values) for kind, values in of_kind.items()},
+            {kind: {choice: fmean(each) for choice, each in choices.items()} for kind, choices in of_choice.items()},
+        )
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "entropy": dict(self.entropy),
+            "preferences": {kind: dict(shares) for kind, shares in self.preferences.items()},
+        }
+
 
 class Learner:
     """Policy gradient by Adam (Kingma & Ba 2015, arXiv:1412.6980) on a controller's weights.
@@ -154,25 +176,24 @@ class Learner:
     ) -> None:
         self.controller = controller
         self._ppo = algorithm == "ppo"
-        self._learning_rate = learning_rate
         self._entropy = entropy
         self._clip = clip
         self._passes = passes
-        self._mean = torch.zeros_like(controller.weights)
-        self._square = torch.zeros_like(controller.weights)
-        self._steps = 0
+        self._adam = torch.optim.Adam([controller.weights], learning_rate)
 
     def learn(self, tokens: Tensor, log_probs: Tensor, advantages: Tensor) -> Learned:
         """tokens: (rows, decisions). log_probs: (rows,), when they were drawn. advantages: (rows,)."""
-        weights = self.controller.weights.requires_grad_()
+        self.controller.weights.requires_grad_()
         for _ in range(self._passes):
             now, every = judge(self.controller, tokens)
             gain = self.gain(now, log_probs, advantages).mean()
             entropies = torch.stack([-(each.exp() * each).sum(1).mean() for each in every])  # (decisions,)
-            (gradient,) = torch.autograd.grad(-gain - self._entropy * entropies.sum(), weights)
-            self._step(gradient)
-        self.controller.weights = weights.detach()
-        return self._learned(entropies.detach(), every)
+            self._adam.zero_grad()
+            torch.autograd.backward(-gain - self._entropy * entropies.sum())
+            self._adam.step()
+        self.controller.weights.requires_grad_(False)
+        shares = [each.detach().exp().mean(0).tolist() for each in every]
+        return Learned.of(self.controller.decisions, entropies.tolist(), shares)
 
     def gain(self, now: Tensor, then: Tensor, advantages: Tensor) -> Tensor:
         """What is maximised, (rows,). now, then: log-probabilities under today's policy and the one that drew them."""
@@ -181,49 +202,26 @@ class Learner:
         ratio = (now - then).exp()
         return torch.minimum(ratio * advantages, ratio.clamp(1 - self._clip, 1 + self._clip) * advantages)
 
-    def _step(self, gradient: Tensor) -> None:
-        self._steps += 1
-        first, second = _BETAS
-        self._mean.lerp_(gradient, 1 - first)
-        self._square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        scale = (self._square / (1 - second**self._steps)).sqrt_().add_(_EPSILON)
-        with torch.no_grad():
-            step = -self._learning_rate / (1 - first**self._steps)
-            self.controller.weights.addcdiv_(self._mean, scale, value=step)
-
-    def _learned(self, entropies: Tensor, every: Sequence[Tensor]) -> Learned:
-        decisions = self.controller.decisions
-        of_kind: dict[str, list[float]] = {}
-        of_choice: dict[str, dict[str, list[float]]] = {}
-        for decision, entropy, log_probs in zip(decisions, entropies.tolist(), every, strict=True):
-            of_kind.setdefault(decision.kind, []).append(entropy)
-            shares = of_choice.setdefault(decision.kind, {})
-            for choice, share in zip(decision.choices, log_probs.detach().exp().mean(0).tolist(), strict=True):
-                shares.setdefault(choice, []).append(share)
-        return Learned(
-            {kind: _mean(values) for kind, values in of_kind.items()},
-            {kind: {choice: _mean(each) for choice, each in shares.items()} for kind, shares in of_choice.items()},
-        )
-
     def dump(self) -> dict[str, Json]:
         """Weights and Adam's two moments, 16 bytes of JSON for each weight."""
+        weights = self.controller.weights
+        moments = self._adam.state.get(weights) or {
+            "step": torch.zeros(()), "exp_avg": torch.zeros_like(weights), "exp_avg_sq": torch.zeros_like(weights)
+        }  # fmt: skip
         return {
-            "steps": self._steps,
-            "weights": _packed(self.controller.weights),
-            "mean": _packed(self._mean),
-            "square": _packed(self._square),
+            "steps": int(moments["step"]),
+            "weights": _packed(weights),
+            "mean": _packed(moments["exp_avg"]),
+            "square": _packed(moments["exp_avg_sq"]),
         }
 
     def load(self, state: Mapping[str, Json]) -> None:
         """Raises KeyError, TypeError or ValueError for what is no dump of a controller of this form."""
         count = len(self.controller.weights)
-        steps = int(state["steps"])
+        steps = float(int(state["steps"]))
         weights, mean, square = (_unpacked(state[name], count) for name in ("weights", "mean", "square"))
-        self._steps, self.controller.weights, self._mean, self._square = steps, weights, mean, square
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+        self.controller.weights.copy_(weights)
+        self._adam.state[self.controller.weights] = {"step": torch.tensor(steps), "exp_avg": mean, "exp_avg_sq": square}
 
 
 def _packed(vector: Tensor) -> str:

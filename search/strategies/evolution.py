@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from search.candidate import Candidate, Note, Observation
+from search.candidate import Candidate
 from search.space import Genotype, Json, Space
-from search.strategies.history import History
+from search.strategies.history import History, Remembering
 
 
-class Evolution:
+class Evolution(Remembering):
     """Real et al. 2019, arXiv:1802.01548: the best of a random few is changed once, and the oldest dies.
 
     Alive are the `population` youngest that came back with a score, young meaning proposed late: workers of unequal
@@ -21,8 +21,8 @@ class Evolution:
         self._space = space
         self._population = int(options["population"])
         self._sample = int(options["sample"])
-        self._history = History(
-            "evolution", space, seed, keep=self._population, worth=lambda member: (member.number, 0)
+        super().__init__(
+            History("evolution", space, seed, keep=self._population, worth=lambda member: (member.number, 0))
         )
 
     def ask(self, count: int, pending: Sequence[Candidate]) -> list[Candidate]:
@@ -35,15 +35,3 @@ class Evolution:
         rivals = random.sample(alive, min(self._sample, len(alive)))
         parent = max(rivals, key=lambda member: (member.score, -member.number))
         return self._space.mutate(parent.genotype, random), parent.trial
-
-    def tell(self, seen: Sequence[Observation]) -> None:
-        self._history.tell(seen)
-
-    def notes(self) -> list[Note]:
-        return []
-
-    def dump(self) -> dict[str, Json]:
-        return self._history.dump()
-
-    def load(self, state: Mapping[str, Json]) -> None:
-        self._history.load(state)

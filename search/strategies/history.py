@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from search.candidate import Candidate, Fidelity, Observation
+from search.candidate import Candidate, Fidelity, Note, Observation
 from search.space import Genotype, InvalidGenotypeError, Json, Space
 
 STATE_VERSION = 1
@@ -25,6 +25,11 @@ class Member:
     trial: str
     genotype: Genotype
     score: float
+
+
+def keys_of(space: Space, candidates: Sequence[Candidate]) -> set[str]:
+    """Keys of those that are of this space."""
+    return {space.key(each.genotype) for each in candidates if each.genotype.space == space.name}
 
 
 class History:
@@ -59,7 +64,7 @@ class History:
         self, count: int, pending: Sequence[Candidate], draw: Callable[[Random], tuple[Genotype, str | None]]
     ) -> list[Candidate]:
         """Up to `count` architectures that were never proposed and are not pending; fewer when none are found."""
-        taken = {self._space.key(each.genotype) for each in pending if each.genotype.space == self._space.name}
+        taken = keys_of(self._space, pending)
         proposals: list[Candidate] = []
         while len(proposals) < count:
             candidate = self._draw_new(taken, draw)
@@ -70,7 +75,7 @@ class History:
 
     def propose_of(self, genotypes: Iterable[Genotype], count: int, pending: Sequence[Candidate]) -> list[Candidate]:
         """The first `count` of these that were never proposed and are not pending."""
-        taken = {self._space.key(each.genotype) for each in pending if each.genotype.space == self._space.name}
+        taken = keys_of(self._space, pending)
         proposals: list[Candidate] = []
         for genotype in genotypes:
             if len(proposals) == count:
@@ -148,3 +153,24 @@ class History:
             raise InvalidGenotypeError(f"a genotype of space {genotype.space!r} in a state over {self._space.name!r}")
         self._space.check(genotype)
         return genotype
+
+
+class Remembering:
+    """What strategies have in common whose state is a history, and more where they extend `dump` and `load`."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._notes: list[Note] = []
+
+    def tell(self, seen: Sequence[Observation]) -> None:
+        self._history.tell(seen)
+
+    def notes(self) -> list[Note]:
+        notes, self._notes = self._notes, []
+        return notes
+
+    def dump(self) -> dict[str, Json]:
+        return self._history.dump()
+
+    def load(self, state: Mapping[str, Json]) -> None:
+        self._history.load(state)

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from search.candidate import Candidate, Note, Observation
+from search.candidate import Candidate
 from search.space import Genotype, Json, Space
-from search.strategies.history import History, Member, StateError
+from search.strategies.history import History, Member, Remembering, StateError, keys_of
 
 
-class LocalSearch:
+class LocalSearch(Remembering):
     """White et al. 2020, arXiv:2005.02960: try the neighbours of the best of this climb in random order, move on to the
     first that is better, and when none is left start a new climb at random.
 
@@ -22,7 +22,7 @@ class LocalSearch:
         self._space = space
         self._seed = seed
         self._began = 0  # number of the first proposal of this climb
-        self._history = History("local", space, seed, keep=1, worth=self._worth)
+        super().__init__(History("local", space, seed, keep=1, worth=self._worth))
 
     def _worth(self, member: Member) -> tuple[float, float]:
         return (member.score if member.number >= self._began else -math.inf, -member.number)
@@ -48,7 +48,7 @@ class LocalSearch:
         return self._space.sample(random), None
 
     def _fresh_neighbours(self, place: Member, pending: Sequence[Candidate]) -> list[Genotype]:
-        taken = {self._space.key(each.genotype) for each in pending if each.genotype.space == self._space.name}
+        taken = keys_of(self._space, pending)
         fresh: dict[str, Genotype] = {}
         for neighbour in self._space.neighbours(place.genotype):
             key = self._space.key(neighbour)
@@ -58,17 +58,11 @@ class LocalSearch:
         Random(f"{self._seed}/{self._space.key(place.genotype)}").shuffle(order)
         return [fresh[key] for key in order]
 
-    def tell(self, seen: Sequence[Observation]) -> None:
-        self._history.tell(seen)
-
-    def notes(self) -> list[Note]:
-        return []
-
     def dump(self) -> dict[str, Json]:
-        return self._history.dump() | {"began": self._began}
+        return super().dump() | {"began": self._began}
 
     def load(self, state: Mapping[str, Json]) -> None:
-        self._history.load(state)
+        super().load(state)
         began = state.get("began")
         if not isinstance(began, int) or began < 0:
             raise StateError(f"state of 'local' cannot be read: its climb began at {began!r}")

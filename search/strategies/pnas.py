@@ -8,8 +8,9 @@ from random import Random
 
 from search.candidate import Candidate, Note, Observation
 from search.space import Genotype, Json, Progressive, Space, Tokenised
-from search.strategies.history import History, StateError
-from search.surrogates.ensemble import Ensemble, Tokens, rank_correlation
+from search.strategies.history import History, Remembering, StateError
+from search.surrogates.ensemble import Ensemble, Tokens
+from search.surrogates.ranks import rank_correlation
 
 _MOST_GROWN = 4000  # continuations of one parent that are looked at one by one
 _DRAWN = 1500  # of the continuations of all parents, where one has more
@@ -23,7 +24,7 @@ class Planned:
     prediction: float | None
 
 
-class Pnas:
+class Pnas(Remembering):
     """Liu et al. 2018, arXiv:1712.00559: all cells of one block are trained, a surrogate learns from every score so far,
     ranks all that continue them by a block, and the `beam` best are trained, up to cells of all blocks.
 
@@ -47,12 +48,11 @@ class Pnas:
         self._form = options["surrogate"]
         self._seed = seed
         # Every score teaches the surrogate, so every member is kept.
-        self._history = History("pnas", space, seed, keep=10**9, worth=lambda member: (member.number, 0))
+        super().__init__(History("pnas", space, seed, keep=10**9, worth=lambda member: (member.number, 0)))
         self._failed: set[str] = set()
         self._level = 0  # levels begun
         self._size = 0  # blocks of this level's architectures
         self._plan: list[Planned] = []
-        self._notes: list[Note] = []
 
     def ask(self, count: int, pending: Sequence[Candidate]) -> list[Candidate]:
         proposals: list[Candidate] = []
@@ -159,17 +159,13 @@ class Pnas:
 
     def tell(self, seen: Sequence[Observation]) -> None:
         own = [each for each in seen if each.candidate.genotype.space == self._space.name]
-        self._history.tell(own)
+        super().tell(own)
         scored = {self._space.key(each.genotype) for each in self._history.members}
         self._failed |= {self._space.key(each.candidate.genotype) for each in own if each.score is None}
         self._failed -= scored
 
-    def notes(self) -> list[Note]:
-        notes, self._notes = self._notes, []
-        return notes
-
     def dump(self) -> dict[str, Json]:
-        return self._history.dump() | {
+        return super().dump() | {
             "failed": sorted(self._failed),
             "level": self._level,
             "size": self._size,
@@ -177,7 +173,7 @@ class Pnas:
         }
 
     def load(self, state: Mapping[str, Json]) -> None:
-        self._history.load(state)
+        super().load(state)
         try:
             self._failed = set(map(str, state["failed"]))
             self._level, self._size = int(state["level"]), int(state["size"])

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from search.candidate import Candidate, Note, Observation
+from search.candidate import Candidate
 from search.space import Genotype, Json, Space
-from search.strategies.history import History
+from search.strategies.history import History, Remembering
 
 _SECOND_CHANGE = 0.3  # chance that a child differs from its parent in two places
 
 
-class Race:
+class Race(Remembering):
     """Changes of the best so far, the floor among them; every few proposals something from the whole space.
 
     With a handful of trials a model of the space has nothing to learn from, while the floor is a good network already:
@@ -21,8 +21,10 @@ class Race:
     def __init__(self, space: Space, options: Mapping[str, Json], seed: int) -> None:
         self._space = space
         self._novelty = float(options["novelty"])
-        self._history = History(
-            "race", space, seed, keep=int(options["elite"]), worth=lambda member: (member.score, -member.number)
+        super().__init__(
+            History(
+                "race", space, seed, keep=int(options["elite"]), worth=lambda member: (member.score, -member.number)
+            )
         )
 
     def ask(self, count: int, pending: Sequence[Candidate]) -> list[Candidate]:
@@ -41,15 +43,3 @@ class Race:
     def _is_novel_turn(self) -> bool:
         """Spread evenly instead of by chance: a search of four trials should not spend three of them on novelty."""
         return int((self._history.asked + 1) * self._novelty) > int(self._history.asked * self._novelty)
-
-    def tell(self, seen: Sequence[Observation]) -> None:
-        self._history.tell(seen)
-
-    def notes(self) -> list[Note]:
-        return []
-
-    def dump(self) -> dict[str, Json]:
-        return self._history.dump()
-
-    def load(self, state: Mapping[str, Json]) -> None:
-        self._history.load(state)

@@ -10,7 +10,7 @@ import torch
 from search.candidate import Candidate, Note, Observation
 from search.space import Genotype, Json, Space, Tokenised
 from search.strategies.controller import Controller, Learned, Learner, LstmController, TableController, draw, judge
-from search.strategies.history import History, StateError
+from search.strategies.history import History, Remembering, StateError
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Sample:
     log_prob: float
 
 
-class Reinforce:
+class Reinforce(Remembering):
     """A controller proposes, the scores are its rewards. Zoph & Le 2017, arXiv:1611.01578; Zoph et al. 2018,
     arXiv:1707.07012: PPO at a learning rate of 3.5e-4, minibatches of 20 children, entropy weight 1e-5, a moving
     average of earlier rewards with decay .95 as the baseline.
@@ -59,13 +59,12 @@ class Reinforce:
             clip=float(options["clip"]),
             passes=int(options["passes"]) if options["algorithm"] == "ppo" else 1,  # it has no hold on further steps
         )
-        self._history = History("reinforce", space, seed, keep=0, worth=lambda member: (member.score, 0))
+        super().__init__(History("reinforce", space, seed, keep=0, worth=lambda member: (member.score, 0)))
         self._outcomes: dict[str, float | None] = {}  # key → score, None when it failed
         self._samples: list[Sample] = []  # in the order they were drawn
         self._average = 0.0
         self._rewards = 0  # that the average is of
         self._updates = 0
-        self._notes: list[Note] = []
 
     def ask(self, count: int, pending: Sequence[Candidate]) -> list[Candidate]:
         proposals = self._history.propose(count, pending, self._draw)
@@ -96,7 +95,7 @@ class Reinforce:
                 continue
             self._outcomes[self._space.key(genotype)] = observation.score
             self._show(genotype)
-        self._history.tell(seen)
+        super().tell(seen)
         self._learn()
 
     def _learn(self) -> None:
@@ -121,12 +120,8 @@ class Reinforce:
         self._updates += 1
         self._notes.append(_note(self._updates, rewards, baseline, learned))
 
-    def notes(self) -> list[Note]:
-        notes, self._notes = self._notes, []
-        return notes
-
     def dump(self) -> dict[str, Json]:
-        return self._history.dump() | {
+        return super().dump() | {
             "outcomes": self._outcomes,
             "samples": [[each.key, list(each.tokens), each.log_prob] for each in self._samples],
             "average": self._average,
@@ -136,7 +131,7 @@ class Reinforce:
         }
 
     def load(self, state: Mapping[str, Json]) -> None:
-        self._history.load(state)
+        super().load(state)
         try:
             self._outcomes = {str(key): _score(score) for key, score in state["outcomes"].items()}
             self._samples = [self._sample(*each) for each in state["samples"]]
@@ -171,7 +166,6 @@ def _note(step: int, rewards: Sequence[float], baseline: float, learned: Learned
             "reward": sum(rewards) / len(rewards),
             "children": len(rewards),
             "baseline": baseline,
-            "entropy": dict(learned.entropy),
-            "preferences": {kind: dict(shares) for kind, shares in learned.preferences.items()},
-        },
+        }
+        | learned.to_json(),
     )

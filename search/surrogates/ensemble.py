@@ -132,18 +132,3 @@ def _start(member: nn.Module, generator: torch.Generator) -> None:
         for name, weights in member.named_parameters():
             bound = 1.0 if "embedding" in name else _HIDDEN**-0.5
             weights.uniform_(-bound, bound, generator=generator)
-
-
-def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Spearman's: ties share the mean of their ranks. None when either is constant or shorter than two."""
-    ranks = np.array([_ranks(one), _ranks(other)])
-    if ranks.shape[1] < 2 or np.ptp(ranks, axis=1).min() == 0:
-        return None
-    return float(np.corrcoef(ranks)[0, 1])
-
-
-def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
-    _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-    last: NDArray[np.float64] = np.cumsum(counts).astype(np.float64)
-    ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
-    return ranks

@@ -14,6 +14,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from search.surrogates.ranks import mean_ranks
+
 Array = NDArray[np.float64]
 
 _LENGTHS = tuple(0.35 * 1.4**step for step in range(10))  # of distances whose mean square is about 2
@@ -24,10 +26,7 @@ _NORMAL = NormalDist()
 
 def rank_normal(scores: Sequence[float]) -> Array:
     """(n,) normal quantiles of the ranks; equal scores share the mean of theirs."""
-    values = np.asarray(scores, dtype=np.float64)
-    ordered = np.sort(values)
-    ranks = (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2  # 0.5 to n - 0.5
-    return np.array([_NORMAL.inv_cdf(rank / len(values)) for rank in ranks])
+    return np.array([_NORMAL.inv_cdf((rank - 0.5) / len(scores)) for rank in mean_ranks(scores)])
 
 
 def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:

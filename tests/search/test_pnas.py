@@ -13,7 +13,8 @@ from search.spaces import space_for
 from search.spaces.cell import CellSpace
 from search.strategies import StateError, Strategy, strategy_for
 from search.strategies.history import WHOLE
-from search.surrogates.ensemble import Ensemble, rank_correlation
+from search.surrogates.ensemble import Ensemble
+from search.surrogates.ranks import rank_correlation
 
 
 def tied(blocks: int = 3) -> CellSpace:
