@@ -140,8 +140,8 @@ def main() -> None:
             tasks = [
                 (arguments.table, arguments.data, label, seed, arguments.queries) for seed in range(arguments.seeds)
             ]
-            row = summary(label, pool.map(searched, tasks, chunksize=1), optimum, time.monotonic() - began)
-            row["took_s"] = round(time.monotonic() - began, 1)
+            curves = pool.map(searched, tasks, chunksize=1)
+            row = summary(label, curves, optimum, time.monotonic() - began)
             results.append(row)
             cells = [row["at"][str(each)] for each in shown]
             deviations = [each["validation_sd"] or 0.0 for each in cells]

@@ -11,12 +11,10 @@ _COMPARABLE = 1.25  # seconds of two trainings may differ by this factor and the
 
 
 class Purpose(StrEnum):
-    """Why a trial runs: the network every search must beat, a question to the space, the shared weights of a whole
-    space (one-shot), or the training that ships."""
+    """Why a trial runs: the network every search must beat, a question to the space, or the training that ships."""
 
     FLOOR = "floor"
     EXPLORE = "explore"
-    SUPERNET = "supernet"
     FINAL = "final"
 
 
@@ -100,14 +98,13 @@ class Candidate:
 class Observation:
     """What came of a candidate. score: higher is better, None when it failed or was stopped before it had one.
 
-    seconds: wall-clock it took. trial: its id. report: what a supernet's training found, None for other trials.
+    seconds: wall-clock it took. trial: its id.
     """
 
     candidate: Candidate
     score: float | None
     seconds: float
     trial: str
-    report: Mapping[str, Json] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,7 +208,6 @@ class Search(Base):
     strategy: Mapped[str]
     strategy_options: Mapped[Json] = mapped_column(server_default="{}")
     strategy_state: Mapped[Json | None]
-    limits: Mapped[Json] = mapped_column(server_default="{}")  # max_params, max_flops, max_latency_ms, max_size_mb
     seeds: Mapped[list[Json]] = mapped_column(server_default="[]")  # to begin with: {genotype, trial, refit}
     floor: Mapped[Json | None]  # the fixed genotype, chosen at the first turn
     seed: Mapped[int]
@@ -266,8 +265,6 @@ class Trial(Base):
     checkpoint_sha256: Mapped[bytes | None] = mapped_column(ForeignKey("blobs.sha256"))
     weights_sha256: Mapped[bytes | None] = mapped_column(ForeignKey("blobs.sha256"))
     error: Mapped[Json | None]
-    report: Mapped[Json | None]  # of a supernet: what its training found
-    source: Mapped[str | None]  # the network as stand-alone Python, once it has succeeded
     created_at: Mapped[datetime] = created_column()
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
@@ -276,7 +273,7 @@ class Trial(Base):
 
     __table_args__ = (
         UniqueConstraint("search_id", "number"),
-        CheckConstraint("purpose IN ('floor', 'explore', 'supernet', 'final')", "purpose"),
+        CheckConstraint("purpose IN ('floor', 'explore', 'final')", "purpose"),
         CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", "running_has_lease"),
         CheckConstraint("state <> 'succeeded' OR (score IS NOT NULL AND merit IS NOT NULL)", "succeeded_has_score"),
         CheckConstraint("state <> 'failed' OR error IS NOT NULL", "failed_has_error"),
@@ -284,17 +281,6 @@ class Trial(Base):
         Index(None, "state", "lease_until"),
         Index(None, "search_id", "state"),
     )
-
-
-class SearchNote(Base):
-    """What a strategy learned at a step, for readers: a controller's entropy, a surrogate's rank correlation."""
-
-    __tablename__ = "search_notes"
-
-    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"), primary_key=True)
-    kind: Mapped[str] = mapped_column(primary_key=True)
-    step: Mapped[int] = mapped_column(primary_key=True)
-    data: Mapped[Json]
 
 
 class Model(Base):

@@ -165,7 +165,7 @@ class Fidelity(View):
 class Trial(View):
     id: str
     number: int
-    purpose: Literal["floor", "explore", "supernet", "final"]
+    purpose: Literal["floor", "explore", "final"]
     state: Literal["queued", "running", "succeeded", "failed", "pruned"]
     description: str | None = Field(description="The architecture in words.")
     genotype: dict[str, Any]

@@ -296,9 +296,6 @@ def upgrade() -> None:
         ),
         sa.Column("strategy_state", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
         sa.Column(
-            "limits", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), server_default="{}", nullable=False
-        ),
-        sa.Column(
             "seeds", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), server_default="[]", nullable=False
         ),
         sa.Column("floor", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
@@ -349,17 +346,6 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_searches_name")),
     )
     op.create_index(op.f("ix_searches_state"), "searches", ["state"], unique=False)
-    op.create_table(
-        "search_notes",
-        sa.Column("search_id", sa.Text(), nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("step", sa.BigInteger(), nullable=False),
-        sa.Column("data", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["search_id"], ["searches.id"], name=op.f("fk_search_notes_search_id"), ondelete="CASCADE"
-        ),
-        sa.PrimaryKeyConstraint("search_id", "kind", "step", name=op.f("pk_search_notes")),
-    )
     op.create_table(
         "models",
         sa.Column("id", sa.Text(), nullable=False),
@@ -438,14 +424,12 @@ def upgrade() -> None:
         sa.Column("checkpoint_sha256", sa.LargeBinary(), nullable=True),
         sa.Column("weights_sha256", sa.LargeBinary(), nullable=True),
         sa.Column("error", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
-        sa.Column("report", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
-        sa.Column("source", sa.Text(), nullable=True),
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint("purpose IN ('floor', 'explore', 'supernet', 'final')", name=op.f("ck_trials_purpose")),
+        sa.CheckConstraint("purpose IN ('floor', 'explore', 'final')", name=op.f("ck_trials_purpose")),
         sa.CheckConstraint("score = score AND abs(score) <> 'Infinity'", name=op.f("ck_trials_score_is_finite")),
         sa.CheckConstraint("state <> 'failed' OR error IS NOT NULL", name=op.f("ck_trials_failed_has_error")),
         sa.CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", name=op.f("ck_trials_running_has_lease")),
@@ -507,7 +491,6 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_models_search_id"), table_name="models")
     op.drop_table("models")
     op.drop_index(op.f("ix_searches_state"), table_name="searches")
-    op.drop_table("search_notes")
     op.drop_table("searches")
     op.drop_table("report_lines")
     op.drop_table("findings")
