@@ -13,9 +13,8 @@ from torch import Tensor
 
 from search.classifier import Classifier, Served
 from search.onnx_graph import write
+from search.runtime import INPUT, OUTPUT, measured_latency_ms, session_options
 from search.space import Genotype, Json, Space
-
-INPUT, OUTPUT = "images", "scores"
 
 
 def to_onnx(
@@ -32,7 +31,23 @@ def to_onnx(
     Input `images`: uint8 (N, packed_side, packed_side, C), N free. Output `scores`: float32 (N, classes), rows sum to
     one, in the order of `labels`, which the file carries as metadata beside the genotype.
     """
-    served = served_of(space, genotype, weights, mirror_at_test)
+    return _written(served_of(space, genotype, weights, mirror_at_test), space, genotype, packed_side, labels)
+
+
+def untrained_latency_ms(space: Space, genotype: Genotype, packed_side: int) -> float:
+    """Milliseconds from one picture to its scores, before any training: weights do not change the time.
+
+    Mirrored averaging, which a training may find to help, is included where the recipe allows for it.
+    """
+    recipe, shape = space.recipe(genotype), space.shape
+    ones = torch.ones(shape.channels)
+    classifier = Classifier.around(space.build(genotype), shape.classes, ones, ones, packed_side, recipe.side)
+    served = Served(classifier, mirror=recipe.flip).eval()
+    labels = [str(number) for number in range(shape.classes)]
+    return measured_latency_ms(_written(served, space, genotype, packed_side, labels))
+
+
+def _written(served: Served, space: Space, genotype: Genotype, packed_side: int, labels: Sequence[str]) -> bytes:
     model = write(
         served,
         input_name=INPUT,
@@ -53,8 +68,7 @@ def served_of(space: Space, genotype: Genotype, weights: Mapping[str, Tensor], m
 @torch.inference_mode()
 def parity(model: bytes, served: Served, samples: NDArray[np.uint8]) -> float:
     """Largest absolute difference between the scores of ONNX Runtime and of torch on `samples`: uint8 (N, S, S, C)."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options = session_options(torch.get_num_threads())
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     (scores,) = session.run([OUTPUT], {INPUT: samples})
     return float(np.abs(scores - served(torch.from_numpy(samples.copy())).numpy()).max())

@@ -1,18 +1,14 @@
 """What one serving process may hold at a time, and how it says that it holds enough already."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from search.runtime import cores, threads
 from store.settings import Settings
 from web.problems import ProblemError
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +19,7 @@ class Capacity:
     bodies_max_bytes, pictures_max: of all requests together; beyond them the answer is 503 with Retry-After.
     wait_max_s: how long a picture may wait for its batch; body_max_s: how long a client may take to send a body.
     lanes × threads: batches that run at once × threads of each; together they never exceed the cores, and a batch
-      gets at most four threads, beyond which these small networks gain nothing.
+      gets no more than help it (`search.runtime.threads`).
     models_max_bytes: of loaded models together; idle_s: unloaded when unused for so long.
     """
 
@@ -43,15 +39,13 @@ class Capacity:
     @classmethod
     def of(cls, settings: Settings) -> "Capacity":
         """What this machine and these settings allow."""
-        cores = _cores()
-        threads = min(4, cores)
         return cls(
             body_max_bytes=settings.predict_max_bytes,
             picture_max_pixels=settings.picture_max_pixels,
             bodies_max_bytes=max(256 * MIB, 2 * settings.predict_max_bytes),
-            lanes=max(1, cores // threads),
-            threads=threads,
-            decoders=min(8, cores),
+            lanes=max(1, cores() // threads()),
+            threads=threads(),
+            decoders=min(8, cores()),
         )
 
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from ingest.errors import UnreadableImageError
 from ingest.limits import Limits
 from ingest.preprocess import Preprocessing, to_array
+from search.runtime import INPUT, OUTPUT, providers, session_options
 from serve import metrics
 from serve.batching import Batcher
 from serve.capacity import KIB, Capacity
@@ -25,7 +25,6 @@ from web.problems import ProblemError
 
 log = structlog.get_logger()
 
-INPUT, OUTPUT = "images", "scores"
 UNUSABLE_S = 5.0  # a model that could not be loaded is not tried again for so long
 # Pictures up to these bounds take some 0.1 ms to decode and are decoded within the batch they run in, which saves
 # a hop between threads; larger ones are decoded beforehand, beside the batches.
@@ -256,19 +255,3 @@ class Runtime:
     def _count(self) -> None:
         metrics.MODELS_LOADED.set(len(self._loaded))
         metrics.MODELS_BYTES.set(sum(loaded.network.version.size_bytes for loaded in self._loaded.values()))
-
-
-def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """Threads that sleep when there is nothing to do, so that a worker on the same machine is not slowed down."""
-    options: Any = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors; they reach the caller as exceptions
-    return options
-
-
-def providers() -> list[str]:
-    """CUDA before the processor, as far as this build of ONNX Runtime has them."""
-    available = onnxruntime.get_available_providers()
-    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]

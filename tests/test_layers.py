@@ -14,6 +14,7 @@ import pytest
         ("store.tables", "torch"),
         ("ingest.build", "torch"),
         ("search.catalog", "torch"),
+        ("search.runtime", "torch"),
         ("search.train", "sqlalchemy"),
         ("search.race", "celery"),
         ("netwright.cli", "torch"),

@@ -6,7 +6,7 @@ import structlog
 
 from search.data import Images, Split
 from search.evaluate import evaluation_of
-from search.export import INPUT, OUTPUT
+from search.runtime import INPUT, OUTPUT
 from store import blobs, searches
 from store.database import hint
 from store.ids import new_id

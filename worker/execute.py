@@ -361,6 +361,9 @@ def _settle(context: Context, claimed: _Run, end: _End) -> str:
             }
             if "weights" in end.done["files"]:
                 values["weights_sha256"] = blobs.put(session, Path(end.done["files"]["weights"]).read_bytes())
+                values["cost"] = (trial.cost or {}) | {
+                    name: end.done["files"][name] for name in ("size_bytes", "latency_ms")
+                }
         trial = trials.settle(session, claimed.trial_id, claimed.attempt, state, **values)
         if state is TrialState.SUCCEEDED and end.done is not None:
             _crown(session, search, trial, end.done)

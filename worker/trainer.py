@@ -190,25 +190,27 @@ class _Trainer:
         trained: "Trained",
         merit: float,
     ) -> dict[str, Any]:
-        """Weights always, the ONNX file only for a new best: {weights: path[, onnx: path, parity: float]}.
+        """Weights, and what the network costs to serve; the ONNX file itself only for a new best.
+
+        Returns {weights: path, size_bytes: int, latency_ms: float[, onnx: path, parity: float]}.
 
         Raises ParityError when ONNX Runtime answers otherwise than torch: such a model must not be listed.
         """
         from search.export import parity, save_weights, served_of, to_onnx
+        from search.runtime import measured_latency_ms
 
         weights = scratch / "weights.safetensors"
         weights.write_bytes(save_weights(trained.weights))
-        files: dict[str, Any] = {"weights": str(weights)}
+        genotype, mirror = candidate.genotype, trained.mirror_at_test
+        model = to_onnx(
+            space, genotype, trained.weights, packed_side=images.side, mirror_at_test=mirror, labels=images.labels
+        )
+        files: dict[str, Any] = {
+            "weights": str(weights),
+            "size_bytes": len(model),
+            "latency_ms": measured_latency_ms(model),
+        }
         if order["beat"] is None or merit > order["beat"]:
-            genotype, mirror = candidate.genotype, trained.mirror_at_test
-            model = to_onnx(
-                space,
-                genotype,
-                trained.weights,
-                packed_side=images.side,
-                mirror_at_test=mirror,
-                labels=images.labels,
-            )
             samples = images.pixels[images.validation[:64]]
             files["parity"] = parity(model, served_of(space, genotype, trained.weights, mirror), samples)
             if not files["parity"] <= MAX_PARITY:

@@ -173,7 +173,10 @@ class Trial(View):
     parent: str | None = Field(description="The trial whose architecture this one was made from.")
     score: float | None = Field(description="The objective on the validation split; higher is better.")
     metrics: dict[str, Any] | None
-    cost: dict[str, Any] | None = Field(description="params, flops and activations of the architecture.")
+    cost: dict[str, Any] | None = Field(
+        description="params, flops and activations of the architecture; once trained size_bytes of its ONNX file and "
+        "latency_ms of one picture in ONNX Runtime, as the server runs it, on the worker's machine."
+    )
     seconds: float | None = Field(description="Of training.")
     seed: int
     attempt: int

@@ -68,6 +68,9 @@ def test_a_trial_becomes_a_model_that_answers(context: Context) -> None:
         model = session.scalars(select(Model)).one()
         assert (model.trial_id, model.number) == (trial_id, 1)
         assert model.parity < 1e-3
+        assert trial.cost is not None
+        assert trial.cost["size_bytes"] == model.size_bytes
+        assert trial.cost["latency_ms"] > 0
         assert session.get_one(Search, trial.search_id).model_id == model.id
         runtime = onnxruntime.InferenceSession(blobs.get(session, model.onnx_sha256))
         kinds = set(session.scalars(select(Event.kind).where(Event.stream == trial.search_id)))
