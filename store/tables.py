@@ -237,6 +237,21 @@ class Search(Base):
     )
 
 
+class SearchNote(Base):
+    """What the strategy of a search learned, to be drawn; replaced when a rebuilt state learns it again."""
+
+    __tablename__ = "search_notes"
+
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)  # in the order they were first learned
+    kind: Mapped[str]
+    step: Mapped[int]  # as the strategy counts
+    data: Mapped[Json]
+    at: Mapped[datetime] = created_column()
+
+    __table_args__ = (UniqueConstraint("search_id", "kind", "step"),)
+
+
 class Trial(Base):
     __tablename__ = "trials"
 

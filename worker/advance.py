@@ -14,7 +14,7 @@ from search.candidate import Purpose
 from search.race import Work, observations, plan
 from search.space import InvalidGenotypeError, Space
 from search.strategies import StateError, Strategy, strategy_for
-from store import jobs, searches, trials, workers
+from store import jobs, notes, searches, trials, workers
 from store.database import hint
 from store.queue import Hint, Task
 from store.states import JobState, SearchState, TrialState, is_final
@@ -107,6 +107,8 @@ def _go_on(session: Session, search: Search) -> None:
     )
     for work in turn.work:
         _insert(session, search, version, work)
+    for note in strategy.notes():
+        notes.put(session, search.id, note.kind, note.step, note.data)
     search.strategy_state = strategy.dump()
     session.flush()
     if turn.finished:

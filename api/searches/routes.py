@@ -20,6 +20,8 @@ from api.searches.schemas import (
     Front,
     FrontPoint,
     NewSearch,
+    Note,
+    NotePage,
     Search,
     SearchPage,
     Trial,
@@ -123,7 +125,7 @@ async def get_search(request: Request, search: SearchRef, _: Viewer, response: R
 
 @router.get("/{search}/events", response_class=Response, responses=EVENT_STREAM)
 async def follow_search(request: Request, search: SearchRef, _: Viewer, last_event_id: LastEventId = None) -> Response:
-    """Follow a search: `curl -N`. Kinds: search, trial, progress, model, and at last end."""
+    """Follow a search: `curl -N`. Kinds: search, trial, progress, model, note, and at last end."""
     runtime = runtime_of(request)
     search_id = await runtime.transact(lambda session: searches.get(session, search).id)
     return await follow(request, search_id, partial(final_state, reference=search_id), last_event_id)
@@ -202,6 +204,41 @@ def get_search_front(
                 )
             )
     return Front(cost=against, items=items)
+
+
+@router.get("/{search}/notes")
+def list_notes(
+    search: SearchRef,
+    work: Work,
+    _: Viewer,
+    kind: Annotated[
+        str | None, Query(pattern="^[a-z_]{1,40}$", description="Only those of this kind, e.g. controller.")
+    ] = None,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+) -> NotePage:
+    """What the strategy learned on the way, in order: to be drawn over `step`, one line a kind. Some learn nothing.
+
+    `controller` (strategy `reinforce`), one an update: `reward`, the mean of the `children` it learned from; `baseline`,
+    what they were held against; by kind of decision `entropy`, in nats a decision, and `preferences`, the mean
+    probability of each choice.
+
+    `surrogate` of `bayesian`, one a proposal: `predicted`, the score expected of it, between `low` and `high` at one
+    deviation; `incumbent`, the best so far; `improvement` expected, `length` and `noise` of the Gaussian process.
+
+    `surrogate` of `pnas`, one a level: `blocks`, `children` and `failures`, the `best` and `mean` score, `pairs` of
+    prediction and score and their `rank_correlation`.
+
+    `rungs` (any strategy with `rungs` above 1), by the count of results: `shares` of a whole training, and how many
+    `results` each rung has and how many of these were `promoted`.
+    """
+    found = searches.get(work, search)
+    statement = select(tables.SearchNote).where(tables.SearchNote.search_id == found.id)
+    if kind is not None:
+        statement = statement.where(tables.SearchNote.kind == kind)
+    rows, following = page(work, statement, tables.SearchNote.number, page_size, page_token)
+    items = [Note(number=row.number, kind=row.kind, step=row.step, data=row.data, at=row.at) for row in rows]
+    return NotePage(items=items, next_page_token=following)
 
 
 def steered(work: Session, search: tables.Search, caller_id: str, action: str, response: Response) -> Search:

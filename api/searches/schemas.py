@@ -209,6 +209,20 @@ class Curve(View):
     )
 
 
+class Note(View):
+    """Something the strategy learned. kind and step together name it."""
+
+    number: int = Field(description="Its place in the order of all notes.")
+    kind: str
+    step: int = Field(description="Where in the search, as the strategy counts: an update, a level, a proposal.")
+    data: dict[str, Any] = Field(description="By kind and strategy, as the description of this route says.")
+    at: Time
+
+
+class NotePage(Page[Note]):
+    pass
+
+
 class FrontPoint(View):
     trial: str
     number: int

@@ -45,7 +45,7 @@ def search_view(search: tables.Search, overview: Overview) -> Search:
     here = link_to("searches", search.name)
     model = None if overview.model is None else model_of(overview.model)
     links = {"self": here, "dataset": link_to("datasets", overview.dataset.name)}
-    links |= {name: f"{here}/{name}" for name in ("events", "trials", "front")}
+    links |= {name: f"{here}/{name}" for name in ("events", "trials", "front", "notes")}
     if model is not None:
         links["model"] = model.link
     return Search(

@@ -443,6 +443,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_trials")),
         sa.UniqueConstraint("search_id", "number", name=op.f("uq_trials_search_id_number")),
     )
+    op.create_table(
+        "search_notes",
+        sa.Column("search_id", sa.Text(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("step", sa.BigInteger(), nullable=False),
+        sa.Column("data", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["search_id"], ["searches.id"], name=op.f("fk_search_notes_search_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("search_id", "number", name=op.f("pk_search_notes")),
+        sa.UniqueConstraint("search_id", "kind", "step", name=op.f("uq_search_notes_search_id_kind_step")),
+    )
     op.create_index(op.f("ix_trials_search_id_state"), "trials", ["search_id", "state"], unique=False)
     op.create_index(op.f("ix_trials_state_lease_until"), "trials", ["state", "lease_until"], unique=False)
     op.create_table(
@@ -485,6 +499,7 @@ def downgrade() -> None:
     op.drop_table("evaluations")
     op.drop_index(op.f("ix_deployment_targets_model_id"), table_name="deployment_targets")
     op.drop_table("deployment_targets")
+    op.drop_table("search_notes")
     op.drop_index(op.f("ix_trials_state_lease_until"), table_name="trials")
     op.drop_index(op.f("ix_trials_search_id_state"), table_name="trials")
     op.drop_table("trials")

@@ -70,7 +70,13 @@ class Bayesian(Remembering):
             gain = posterior.improvement()[: len(candidates)]
             gain[chosen] = -1.0
             index = int(gain.argmax())
-            self._note(process, float(posterior.mean[index]), float(posterior.deviation[index]), float(gain[index]))
+            self._note(
+                self._history.asked + len(chosen),
+                process,
+                float(posterior.mean[index]),
+                float(posterior.deviation[index]),
+                float(gain[index]),
+            )
             posterior.imagine(index)
             chosen.append(index)
         return [candidates[index] for index in chosen]
@@ -107,8 +113,8 @@ class Bayesian(Remembering):
                 self._features[genotype.genes_json] = self._space.features(genotype)
         return np.stack([self._features[genotype.genes_json] for genotype in genotypes])
 
-    def _note(self, process: GaussianProcess, mean: float, deviation: float, gain: float) -> None:
-        """In scores where that can be said: `predicted` with the scores that one deviation below and above would be."""
+    def _note(self, step: int, process: GaussianProcess, mean: float, deviation: float, gain: float) -> None:
+        """step: the number of the proposal. In scores where that can be said: `predicted` with the scores that one deviation below and above would be."""
         low, predicted, high = process.as_scores(np.array([mean - deviation, mean, mean + deviation])).tolist()
         data = {
             "incumbent": self._history.members[-1].score,
@@ -119,7 +125,7 @@ class Bayesian(Remembering):
             "length": process.length,
             "noise": process.noise,
         }
-        self._notes.append(Note(self._history.asked + len(self._notes), "surrogate", data))
+        self._notes.append(Note(step, "surrogate", data))
 
     def estimates(self, genotypes: Sequence[Genotype]) -> list[float] | None:
         """Scores expected of these, freed of what was chance in single trainings; None before there is a model."""

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
+from store import notes
 from store.states import SearchState
 from store.tables import AuditEntry, Search
 from tests.api.world import World
@@ -84,6 +85,26 @@ def test_the_front_holds_what_no_other_trial_beats(client: TestClient, world: Wo
     assert client.get("/v1/searches/hunt/front?cost=flops").json()["items"][0]["cost"] == 200
     assert len(client.get("/v1/searches/hunt/front?cost=seconds").json()["items"]) == 1
     assert client.get("/v1/searches/hunt/front?cost=beauty").status_code == 422
+
+
+def test_notes_are_listed_in_order_by_kind_and_by_page(client: TestClient, world: World) -> None:
+    world.dataset()
+    search = world.search()
+    for step, kind in enumerate(["surrogate", "rungs", "surrogate"]):
+        world.run(lambda session, step=step, kind=kind: notes.put(session, search.id, kind, step, {"best": step / 2}))
+    whole = client.get(client.get("/v1/searches/hunt").json()["links"]["notes"]).json()
+    assert [(note["number"], note["kind"], note["step"], note["data"]) for note in whole["items"]] == [
+        (1, "surrogate", 0, {"best": 0.0}), (2, "rungs", 1, {"best": 0.5}), (3, "surrogate", 2, {"best": 1.0}),
+    ]  # fmt: skip
+    first = client.get("/v1/searches/hunt/notes?kind=surrogate&page_size=1").json()
+    after = {"kind": "surrogate", "page_token": first["next_page_token"]}
+    rest = client.get("/v1/searches/hunt/notes", params=after).json()
+    assert [note["step"] for note in first["items"] + rest["items"]] == [0, 2]
+    assert rest["next_page_token"] is None
+    assert client.get("/v1/searches/hunt/notes?kind=controller").json()["items"] == []
+    for wrong in ("kind=%00", "kind=A%20b", "page_size=0", "page_token=odd"):
+        assert client.get(f"/v1/searches/hunt/notes?{wrong}").status_code == 422
+    assert client.get("/v1/searches/none/notes").status_code == 404
 
 
 def test_a_search_is_paused_resumed_extended_cancelled_and_deleted(client: TestClient, world: World) -> None:

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from search import catalog
-from search.candidate import Candidate, Fidelity, Observation
+from search.candidate import Candidate, Fidelity, Note, Observation
 from search.catalog import OptionError
 from search.space import Json, Space
 from search.strategies import StateError, Strategy, strategy_for
@@ -115,6 +115,26 @@ def test_a_trial_told_twice_changes_nothing(pair: Pair) -> None:
     other.tell(results)
     other.tell(results[2:4])
     assert through_json(one.dump()) == through_json(other.dump())
+
+
+def test_notes_are_small_json_and_each_names_another_step(pair: Pair) -> None:
+    """Whenever they are fetched, and again when a lost state is rebuilt."""
+    strategy, told = fresh(pair), list[Observation]()
+    notes: list[Note] = []
+    for step in range(12):
+        asked = strategy.ask(1, []) + strategy.ask(1, [])
+        told += seen(asked, len(told))
+        strategy.tell(told[-len(asked) :])
+        if step % 3:
+            notes += strategy.notes()
+    assert len({(note.kind, note.step) for note in notes}) == len(notes)
+    assert strategy.notes() == []
+    for note in notes:
+        assert len(json.dumps(note.data, allow_nan=False)) < 5_000
+    rebuilt = fresh(pair)
+    rebuilt.tell(told)
+    again = rebuilt.notes()
+    assert len({(note.kind, note.step) for note in again}) == len(again)
 
 
 def test_it_goes_on_when_everything_fails(pair: Pair) -> None:

@@ -6,13 +6,13 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from store import audit, datasets, deployments, events, jobs, keys, models, pages, searches, trials
+from store import audit, datasets, deployments, events, jobs, keys, models, notes, pages, searches, trials
 from store.deployments import Target
 from store.errors import ConflictError, NotFoundError, RefusedError
 from store.keys import Role
 from store.models import Trained
 from store.states import DatasetState, JobState, SearchState
-from store.tables import ApiKey, Dataset, DoomedObject, Example, Model, Search
+from store.tables import ApiKey, Dataset, DoomedObject, Example, Model, Search, SearchNote
 from tests.support.rows import a_search, a_trial, a_version
 
 
@@ -24,6 +24,31 @@ def a_model(session: Session, search: Search | None = None) -> Model:
         a_trial(session, search),
         Trained(b"weights", b"onnx", 0.0, {}, "words", {}, ["a", "b"], {"accuracy": 1.0}, 1, 1, {}),
     )
+
+
+# Notes
+
+
+def test_a_note_learned_again_takes_the_place_of_the_first(session: Session) -> None:
+    search = a_search(session)
+    for step, entropy in [(1, 1.0), (2, 0.9), (1, 1.0), (2, 0.8)]:
+        notes.put(session, search.id, "controller", step, {"entropy": entropy})
+    notes.put(session, search.id, "surrogate", 1, {"pairs": [[0.5, 0.25]]})
+    rows = session.scalars(select(SearchNote).order_by(SearchNote.number)).all()
+    assert [(row.number, row.kind, row.step, row.data) for row in rows] == [
+        (1, "controller", 1, {"entropy": 1.0}),
+        (2, "controller", 2, {"entropy": 0.8}),
+        (3, "surrogate", 1, {"pairs": [[0.5, 0.25]]}),
+    ]
+    heard = [event.payload["number"] for event in events.after(session, search.id, 0)]
+    assert heard == [1, 2, 2, 3]
+
+
+def test_notes_go_with_their_search(session: Session) -> None:
+    search = a_search(session, SearchState.SUCCEEDED)
+    notes.put(session, search.id, "rungs", 1, {})
+    searches.delete(session, search)
+    assert session.scalars(select(SearchNote)).all() == []
 
 
 # Keys

@@ -11,7 +11,7 @@ from search.space import Shape
 from search.spaces import space_for
 from store import jobs, searches, trials, workers
 from store.states import JobState, SearchState, TrialState
-from store.tables import Evaluation, Job, Search, Trial, Worker
+from store.tables import Evaluation, Event, Job, Search, SearchNote, Trial, Worker
 from tests.worker.conftest import WORKER, new_search
 from worker import advance
 from worker.advance import take_turn
@@ -114,6 +114,73 @@ def test_a_state_that_cannot_be_read_is_rebuilt_by_replay(context: Context) -> N
     assert whole is not None
     assert rebuilt is not None
     assert rebuilt.keys() == whole.keys()
+
+
+LEARNING = {"space": "nb201", "strategy": "reinforce", "strategy_options": {"batch": 2}, "budget_trials": 20}
+
+
+def notes_of(context: Context, search_id: str) -> list[SearchNote]:
+    with context.sessions() as session:
+        found = select(SearchNote).where(SearchNote.search_id == search_id).order_by(SearchNote.number)
+        return list(session.scalars(found))
+
+
+def test_what_a_strategy_learns_is_kept_and_followers_hear_of_it(context: Context) -> None:
+    search_id = new_search(context, **LEARNING)
+    for _ in range(4):
+        take_turn(context, search_id)
+        end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5, seconds=1.0)
+    take_turn(context, search_id)
+    notes = notes_of(context, search_id)
+    assert [(note.number, note.kind, note.step) for note in notes] == [
+        (step, "controller", step) for step in range(1, len(notes) + 1)
+    ]
+    assert len(notes) >= 4
+    assert notes[0].data["children"] == 2
+    with context.sessions() as session:
+        heard = session.scalars(
+            select(Event.payload).where(Event.stream == search_id, Event.kind == "note").order_by(Event.number)
+        ).all()
+    assert heard == [{"number": note.number, "kind": note.kind, "step": note.step} for note in notes]
+
+
+def test_a_turn_that_rolls_back_keeps_no_note_and_the_next_one_all(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_id = new_search(context, **LEARNING)
+    for _ in range(2):
+        take_turn(context, search_id)
+        end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5, seconds=1.0)
+
+    def put_and_crash(*note: Any) -> None:
+        put(*note)
+        raise MemoryError
+
+    put = advance.notes.put
+    with monkeypatch.context() as patched:
+        patched.setattr(advance.notes, "put", put_and_crash)
+        take_turn(context, search_id)
+    assert search_of(context, search_id).failed_turns == 1
+    assert notes_of(context, search_id) == []
+    take_turn(context, search_id)
+    assert [note.step for note in notes_of(context, search_id)] == [1, 2]
+
+
+def test_notes_are_not_doubled_when_a_lost_state_is_rebuilt(context: Context) -> None:
+    search_id = new_search(context, **LEARNING)
+    for turn in range(5):
+        take_turn(context, search_id)
+        end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5 + turn / 10, seconds=1.0)
+    before = notes_of(context, search_id)
+    for state in ({"not": "ours"}, {"version": 1, "strategy": "reinforce"}, {"keys": [[[]]]}):
+        with context.sessions.begin() as session:
+            session.execute(update(Search).values(strategy_state=state))
+        take_turn(context, search_id)
+        end_trials(context, search_id, TrialState.SUCCEEDED, score=0.7, seconds=1.0)
+    after = notes_of(context, search_id)
+    assert len(after) > len(before)
+    assert [note.step for note in after] == list(range(1, len(after) + 1))
+    assert search_of(context, search_id).failed_turns == 0
 
 
 def test_a_search_whose_every_trial_fails_says_why(context: Context) -> None:
