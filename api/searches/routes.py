@@ -18,6 +18,7 @@ from api.searches.schemas import (
     Budget,
     Curve,
     Front,
+    FrontCost,
     FrontPoint,
     NewSearch,
     Note,
@@ -178,7 +179,12 @@ def get_search_front(
     work: Work,
     _: Viewer,
     against: Annotated[
-        Literal["params", "flops", "seconds"], Query(alias="cost", description="What to weigh the score against.")
+        FrontCost,
+        Query(
+            alias="cost",
+            description="What to weigh the score against: params and flops of the architecture, seconds of training, "
+            "size_bytes of the ONNX file, or latency_ms of one picture in ONNX Runtime on the worker's machine.",
+        ),
     ] = "params",
 ) -> Front:
     """The Pareto front: what the best score is at each cost."""

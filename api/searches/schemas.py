@@ -19,6 +19,9 @@ BUDGET_SCHEMA: dict[str, JsonValue] = {
 }
 
 
+FrontCost = Literal["params", "flops", "seconds", "size_bytes", "latency_ms"]
+
+
 class Budget(Body):
     """What a search may spend: minutes of wall-clock, final training included, or trainings (then repeatable)."""
 
@@ -235,5 +238,5 @@ class FrontPoint(View):
 class Front(View):
     """The trials that no other beats in both score and cost, cheapest first."""
 
-    cost: Literal["params", "flops", "seconds"]
+    cost: FrontCost
     items: list[FrontPoint]

@@ -62,7 +62,7 @@ def test_a_finished_search_shows_its_winner_the_floor_and_every_trial(client: Te
         (1, "floor", "succeeded"), (2, "explore", "failed"), (3, "final", "succeeded"),
     ]  # fmt: skip
     assert trials[1]["error"] == {"kind": "diverged", "message": "NaN"}
-    assert trials[2]["cost"] == {"params": 800, "flops": 1600}
+    assert trials[2]["cost"] == {"params": 800, "flops": 1600, "size_bytes": 4200, "latency_ms": 1.25}
     assert [item["number"] for item in client.get("/v1/searches/hunt/trials?state=failed").json()["items"]] == [2]
     assert [item["number"] for item in client.get("/v1/searches/hunt/trials?purpose=floor").json()["items"]] == [1]
     assert client.get(trials[0]["links"]["self"]).json() == trials[0]
@@ -85,6 +85,10 @@ def test_the_front_holds_what_no_other_trial_beats(client: TestClient, world: Wo
     assert client.get("/v1/searches/hunt/front?cost=flops").json()["items"][0]["cost"] == 200
     assert len(client.get("/v1/searches/hunt/front?cost=seconds").json()["items"]) == 1
     assert client.get("/v1/searches/hunt/front?cost=beauty").status_code == 422
+    sizes = client.get("/v1/searches/hunt/front?cost=size_bytes").json()
+    assert [(point["cost"], point["number"]) for point in sizes["items"]] == [(1400, 2), (3000, 1), (4200, 4)]
+    quickest = client.get("/v1/searches/hunt/front?cost=latency_ms").json()
+    assert (quickest["cost"], [point["number"] for point in quickest["items"]]) == ("latency_ms", [4])
 
 
 def test_notes_are_listed_in_order_by_kind_and_by_page(client: TestClient, world: World) -> None:

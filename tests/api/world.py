@@ -133,7 +133,7 @@ class World:
                 key=new_id("trial"),
                 seed=1,
                 warm_start_id=None,
-                cost={"params": params, "flops": params * 2, "description": f"a network of {params} weights"},
+                cost=(cost := {"params": params, "flops": params * 2, "description": f"a network of {params} weights"}),
             )
             held = trials.claim(session, trial.id, "worker", 30)
             assert held is not None
@@ -146,6 +146,7 @@ class World:
                 trial = trials.settle(
                     session, trial.id, held.attempt, TrialState.SUCCEEDED, score=score, seconds=2.0,
                     metrics={"accuracy": score}, curve=curve,
+                    cost=cost | {"size_bytes": params * 4 + 1000, "latency_ms": 1000 / params},
                 )  # fmt: skip
         return trial
 
