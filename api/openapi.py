@@ -24,6 +24,10 @@ EVENT_STREAM: dict[int | str, dict[str, Any]] = {
     204: {"description": "Everything was told before and nothing will follow."},
 }
 
+PYTHON: dict[int | str, dict[str, Any]] = {
+    200: {"description": "A Python module.", "content": {"text/x-python": {"schema": {"type": "string"}}}}
+}
+
 SUMMARIES = {
     "304": "What If-None-Match names is still so.",
     "400": "The body is not valid JSON.",

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Path, Query
+from fastapi.responses import Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from store.ids import NAME, NAME_RULE
@@ -120,6 +121,12 @@ class Freed(View):
 def example(**values: Any) -> ConfigDict:
     """The configuration of a model with an example in the API's description."""
     return ConfigDict(json_schema_extra={"examples": [values]})
+
+
+def python_file(source: str, name: str) -> Response:
+    """The module as a file to keep."""
+    headers = {"Content-Disposition": f'attachment; filename="{name}.py"'}
+    return Response(source, media_type="text/x-python", headers=headers)
 
 
 def link_to(*parts: str) -> str:

@@ -1,10 +1,11 @@
-"""A trained network as Python source that stands alone: network, preprocessing, labels and a command line."""
+"""A trained network as Python source that stands alone: network, preprocessing, labels and a command line.
+
+Loads no torch, since the API puts the pieces together when somebody asks.
+"""
 
 import json
 import textwrap
 from collections.abc import Sequence
-
-from search.space import Genotype, Space
 
 _IMPORTS = """\
 import sys
@@ -112,21 +113,20 @@ if __name__ == "__main__":
 
 
 def source_of(
-    space: Space, genotype: Genotype, labels: Sequence[str], packed_side: int, *, mirror_at_test: bool = False
+    network: str, labels: Sequence[str], *, packed_side: int, channels: int, mirror_at_test: bool = False
 ) -> str:
     """Source of a module that answers as the trained model does, given its weights as safetensors
     (`search.export.save_weights`). It needs torch, NumPy, Pillow and safetensors, and nothing of ours.
 
-    `LABELS` in the order of the scores, `Classifier`, `load(path)`, `read(path)`; run as a program it classifies a
-    picture file. Raises InvalidGenotypeError.
+    network: what the space's `to_python` writes. The module has `LABELS` in the order of the scores, `Classifier`,
+    `load(path)`, `read(path)`; run as a program it classifies a picture file.
     """
-    network = space.to_python(genotype)
     description, classes = network.split("\n\n", 1)[0], network.split("\n\n\n", 1)[1]
     answering = _ANSWERING.format(
         labels=textwrap.indent("\n".join(f"{json.dumps(label, ensure_ascii=False)}," for label in labels), "    "),
         packed_side=packed_side,
-        channels=space.shape.channels,
-        colours="gray" if space.shape.channels == 1 else "red, green, blue",
+        channels=channels,
+        colours="gray" if channels == 1 else "red, green, blue",
         mirror=mirror_at_test,
     )
     return f"{description}\n\n{_IMPORTS}\n\n{classes}\n\n{answering.lstrip()}"

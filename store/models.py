@@ -38,6 +38,7 @@ class Trained:
     preprocessing: Mapping[str, Any]
     labels: Sequence[str]
     metrics: Mapping[str, Any]
+    source: str
     params: int
     flops: int
     lineage: Mapping[str, Any]
@@ -67,6 +68,7 @@ def register(session: Session, search: Search, trial: Trial, trained: Trained) -
         params=trained.params,
         flops=trained.flops,
         size_bytes=len(trained.onnx),
+        source=trained.source,
         lineage=dict(trained.lineage),
     )
     session.add(model)

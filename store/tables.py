@@ -274,6 +274,7 @@ class Trial(Base):
     merit: Mapped[float | None]  # what trials are ranked by: the score, and for finals the noise of the validation
     metrics: Mapped[Json | None]
     cost: Mapped[Json | None]
+    network_source: Mapped[str | None] = mapped_column(deferred=True)  # Python; None where it cannot be built
     curve: Mapped[list[Json]] = mapped_column(server_default="[]")
     seconds: Mapped[float | None]  # of training, in all attempts that count
     held_s: Mapped[float | None]  # those, and what start, export and hand-over took
@@ -320,6 +321,7 @@ class Model(Base):
     params: Mapped[int]
     flops: Mapped[int]
     size_bytes: Mapped[int]  # of the ONNX file
+    source: Mapped[str] = mapped_column(deferred=True)  # Python that answers like it, given the weights
     lineage: Mapped[Json]
     created_at: Mapped[datetime] = created_column()
 

@@ -25,6 +25,7 @@ def insert(
     seed: int,
     warm_start_id: str | None,
     cost: Mapping[str, Any] | None,
+    network_source: str | None = None,
 ) -> Trial:
     """A queued trial; a worker is woken once this transaction commits. The caller holds the search's row."""
     last = session.scalar(select(func.max(Trial.number)).where(Trial.search_id == search.id)) or 0
@@ -39,6 +40,7 @@ def insert(
         warm_start_id=warm_start_id,
         state=TrialState.QUEUED,
         cost=None if cost is None else dict(cost),
+        network_source=network_source,
     )
     session.add(trial)
     session.flush()

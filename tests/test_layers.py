@@ -15,6 +15,7 @@ import pytest
         ("ingest.build", "torch"),
         ("search.catalog", "torch"),
         ("search.runtime", "torch"),
+        ("search.source", "torch"),
         ("search.train", "sqlalchemy"),
         ("search.race", "celery"),
         ("netwright.cli", "torch"),

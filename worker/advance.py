@@ -141,10 +141,10 @@ def _insert(session: Session, search: Search, version: DatasetVersion, work: Wor
             "activations": cost.activations,
             "description": space.describe(genotype),
         }
-        key = space.key(genotype)
+        key, source = space.key(genotype), space.to_python(genotype)
     except InvalidGenotypeError:
         # The training refuses it with the reason; the strategy hears of it like of any other failure.
-        described, key = {}, genotype.digest()
+        described, key, source = {}, genotype.digest(), None
     trial = trials.insert(
         session,
         search,
@@ -154,6 +154,7 @@ def _insert(session: Session, search: Search, version: DatasetVersion, work: Wor
         seed=work.seed,
         warm_start_id=work.warm_start,
         cost=described,
+        network_source=source,
     )
     log.info("trial.planned", search=search.id, trial=trial.id, purpose=trial.purpose)
 

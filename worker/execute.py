@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from search.candidate import Candidate, Purpose
+from search.source import source_of
 from store import blobs, events, leases, models, searches, trials, workers
 from store.database import hint
 from store.errors import CorruptBlobError, StaleError
@@ -380,6 +381,7 @@ def _crown(session: Session, search: Search, trial: Trial, done: Message) -> Non
         return
     version = session.get_one(DatasetVersion, search.version_id)
     cost = trial.cost or {}
+    assert trial.network_source is not None  # it was built
     model = models.register(
         session,
         search,
@@ -393,6 +395,13 @@ def _crown(session: Session, search: Search, trial: Trial, done: Message) -> Non
             preprocessing=version.preprocessing,
             labels=version.labels,
             metrics=done["metrics"],
+            source=source_of(
+                trial.network_source,
+                version.labels,
+                packed_side=int(version.preprocessing["side"]),
+                channels=int(version.preprocessing["channels"]),
+                mirror_at_test=done["mirror_at_test"],
+            ),
             params=cost.get("params", 0),
             flops=cost.get("flops", 0),
             lineage=lineage_of(session, search, version, trial),

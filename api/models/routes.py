@@ -8,8 +8,9 @@ from sqlalchemy import select
 from api.deps import Editor, Viewer, Work
 from api.models.schemas import Evaluation, Model, ModelPage
 from api.models.views import evaluation_view, model_views
+from api.openapi import PYTHON
 from api.routing import Route
-from api.schemas import Freed, ModelRef, PageSize, PageToken, Reference, VersionNumber
+from api.schemas import Freed, ModelRef, PageSize, PageToken, Reference, VersionNumber, python_file
 from store import audit, blobs, models, searches, tables
 from store.errors import NotFoundError
 from store.ids import is_id
@@ -86,6 +87,16 @@ def download_model_onnx(model: ModelRef, work: Work, _: Viewer) -> Response:
     }
     content = blobs.get(work, found.onnx_sha256)
     return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+@router.get("/{model}/source", response_class=Response, responses=PYTHON)
+def get_model_source(model: ModelRef, work: Work, _: Viewer) -> Response:
+    """The model as a Python module that stands alone: given its weights it answers as the model does.
+
+    It needs torch, NumPy, Pillow and safetensors.
+    """
+    found = models.get(work, model)
+    return python_file(found.source, f"{found.name}-{found.number}")
 
 
 @router.delete("/{model}")

@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session, defer
 
 from api.deps import Editor, Once, Unchanged, Viewer, Work
 from api.events import LastEventId, follow
-from api.openapi import EVENT_STREAM
+from api.openapi import EVENT_STREAM, PYTHON
 from api.routing import Route, revision_tag
 from api.runtime import runtime_of
-from api.schemas import PageSize, PageToken, Reference, SearchRef, TrialRef, Wait, link_to
+from api.schemas import PageSize, PageToken, Reference, SearchRef, TrialRef, Wait, link_to, python_file
 from api.searches.schemas import (
     Architecture,
     Budget,
@@ -30,9 +30,11 @@ from api.searches.schemas import (
 )
 from api.searches.views import cost, description, final_state, is_over, read_search, search_view, trial_view
 from search import catalog
+from search.source import source_of
 from store import audit, datasets, searches, tables, trials
 from store.pages import page
 from store.states import SearchState, TrialState
+from web.problems import ProblemError
 
 router = APIRouter(prefix="/v1/searches", tags=["searches"], route_class=Route)
 
@@ -164,6 +166,27 @@ def get_trial_architecture(search: SearchRef, trial: TrialRef, work: Work, _: Vi
     """The network: its genotype, what it costs, and in words."""
     row = trials.get(work, searches.get(work, search), trial)
     return Architecture(trial=row.id, description=description(row), genotype=row.candidate["genotype"], cost=cost(row))
+
+
+@router.get("/{search}/trials/{trial}/source", response_class=Response, responses=PYTHON)
+def get_trial_source(search: SearchRef, trial: TrialRef, work: Work, _: Viewer) -> Response:
+    """The network as a Python module that stands alone: given the trained weights it answers as the model does.
+
+    It needs torch, NumPy, Pillow and safetensors. 404 where the architecture is not one that its space can build.
+    """
+    found = searches.get(work, search)
+    row = trials.get(work, found, trial)
+    if row.network_source is None:
+        reason = (row.error or {}).get("message", "its architecture is not one that its space can build")
+        raise ProblemError(404, "not-found", f"trial {row.number} of search {found.name!r} has no source: {reason}")
+    source = source_of(
+        row.network_source,
+        found.version.labels,
+        packed_side=int(found.version.preprocessing["side"]),
+        channels=int(found.version.preprocessing["channels"]),
+        mirror_at_test=bool((row.metrics or {}).get("mirror_at_test")),
+    )
+    return python_file(source, f"{found.name}-trial-{row.number}")
 
 
 @router.get("/{search}/trials/{trial}/curve")

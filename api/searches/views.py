@@ -111,6 +111,7 @@ def trial_view(search: tables.Search, trial: tables.Trial) -> Trial:
             "self": here,
             "architecture": f"{here}/architecture",
             "curve": f"{here}/curve",
+            "source": f"{here}/source",
             "search": link_to("searches", search.name),
         },
     )

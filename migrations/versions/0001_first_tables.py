@@ -365,6 +365,7 @@ def upgrade() -> None:
         sa.Column("params", sa.BigInteger(), nullable=False),
         sa.Column("flops", sa.BigInteger(), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
         sa.Column("lineage", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
@@ -416,6 +417,7 @@ def upgrade() -> None:
         sa.Column("merit", sa.Float(precision=53), nullable=True),
         sa.Column("metrics", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
         sa.Column("cost", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
+        sa.Column("network_source", sa.Text(), nullable=True),
         sa.Column(
             "curve", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), server_default="[]", nullable=False
         ),

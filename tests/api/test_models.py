@@ -39,6 +39,16 @@ def test_a_model_is_evaluated_and_taken_away(client: TestClient, won: World) -> 
     assert onnx.headers["content-disposition"] == 'attachment; filename="hunt-2.onnx"'
 
 
+def test_the_source_of_a_model_can_be_taken_away(client: TestClient, world: World) -> None:
+    world.dataset()
+    world.finished()
+    answer = client.get(client.get("/v1/models/hunt").json()["links"]["source"])
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/x-python; charset=utf-8")
+    assert 'filename="hunt-2.py"' in answer.headers["content-disposition"]
+    assert "class Network" in answer.text
+    assert client.get("/v1/models/none/source").status_code == 404
+
+
 def test_models_outlive_their_search_and_data_set(client: TestClient, won: World) -> None:
     assert client.delete("/v1/datasets/pets").status_code == 200
     model = client.get("/v1/models/hunt").json()

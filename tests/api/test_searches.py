@@ -1,15 +1,16 @@
 """Searches over HTTP: begun, steered, looked into."""
 
+import ast
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi.testclient import TestClient
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from store import notes
 from store.states import SearchState
-from store.tables import AuditEntry, Search
+from store.tables import AuditEntry, Search, Trial
 from tests.api.world import World
 
 JSON = {"Content-Type": "application/json"}
@@ -89,6 +90,32 @@ def test_the_front_holds_what_no_other_trial_beats(client: TestClient, world: Wo
     assert [(point["cost"], point["number"]) for point in sizes["items"]] == [(1400, 2), (3000, 1), (4200, 4)]
     quickest = client.get("/v1/searches/hunt/front?cost=latency_ms").json()
     assert (quickest["cost"], [point["number"] for point in quickest["items"]]) == ("latency_ms", [4])
+
+
+def test_the_source_of_a_trial_is_python_that_stands_alone(client: TestClient, world: World) -> None:
+    world.dataset()
+    world.finished()
+    answer = client.get(client.get("/v1/searches/hunt/trials/1").json()["links"]["source"])
+    assert answer.headers["content-type"] == "text/x-python; charset=utf-8"
+    assert 'filename="hunt-trial-1.py"' in answer.headers["content-disposition"]
+    ast.parse(answer.text)
+    assert answer.text.startswith('"""A small network."""\n')
+    for line in (
+        '    "cat",',
+        "PACKED_SIDE = 8 ",
+        "CHANNELS = 3 ",
+        "MIRROR = True ",
+        "class Network(torch.nn.Module):",
+    ):
+        assert f"\n{line}" in answer.text
+    assert (
+        "\nMIRROR = False " in client.get("/v1/searches/hunt/trials/2/source").text
+    )  # it failed, and was none the less
+    world.run(lambda session: session.execute(update(Trial).values(network_source=None)))
+    nothing = client.get("/v1/searches/hunt/trials/2/source")
+    assert nothing.status_code == 404
+    assert nothing.json()["detail"] == "trial 2 of search 'hunt' has no source: NaN"
+    assert client.get("/v1/searches/hunt/trials/9/source").status_code == 404
 
 
 def test_notes_are_listed_in_order_by_kind_and_by_page(client: TestClient, world: World) -> None:

@@ -22,6 +22,7 @@ from store.tables import Dataset, Evaluation, Job, Model, Search, Trial
 
 LABELS = ["cat", "dog"]
 SIDE = 8
+NETWORK = '"""A small network."""\n\nimport torch\n\n\nclass Network(torch.nn.Module):\n    pass\n'
 
 
 def png(value: int) -> bytes:
@@ -134,6 +135,7 @@ class World:
                 seed=1,
                 warm_start_id=None,
                 cost=(cost := {"params": params, "flops": params * 2, "description": f"a network of {params} weights"}),
+                network_source=NETWORK,
             )
             held = trials.claim(session, trial.id, "worker", 30)
             assert held is not None
@@ -145,7 +147,7 @@ class World:
                 curve = [{"fraction": 1.0, "score": score}]
                 trial = trials.settle(
                     session, trial.id, held.attempt, TrialState.SUCCEEDED, score=score, seconds=2.0,
-                    metrics={"accuracy": score}, curve=curve,
+                    metrics={"accuracy": score, "mirror_at_test": True}, curve=curve,
                     cost=cost | {"size_bytes": params * 4 + 1000, "latency_ms": 1000 / params},
                 )  # fmt: skip
         return trial
@@ -161,7 +163,7 @@ class World:
                 models.Trained(
                     weights=b"weights" + trial.id.encode(), onnx=b"onnx" + trial.id.encode(), parity=1e-6,
                     genotype={}, description="a small network", preprocessing={"side": SIDE, "channels": 3},
-                    labels=LABELS, metrics={"accuracy": trial.score}, params=100, flops=200, lineage={},
+                    labels=LABELS, metrics={"accuracy": trial.score}, source=NETWORK, params=100, flops=200, lineage={},
                 ),
             )  # fmt: skip
             session.add(

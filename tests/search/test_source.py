@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from types import ModuleType
@@ -38,6 +39,12 @@ def weights_of(space: Space, genotype: Genotype) -> dict[str, Tensor]:
     return dict(Classifier.around(network, space.shape.classes, mean, deviation, PACKED, side).state_dict())
 
 
+def written(space: Space, genotype: Genotype, labels: Sequence[str] = LABELS, mirror: bool = False) -> str:
+    return source_of(
+        space.to_python(genotype), labels, packed_side=PACKED, channels=space.shape.channels, mirror_at_test=mirror
+    )
+
+
 def module_of(path: Path, source: str) -> ModuleType:
     path.write_text(source, "utf-8")
     spec = importlib.util.spec_from_file_location("model", path)
@@ -52,7 +59,7 @@ def answers_alike(space: Space, genotype: Genotype, folder: Path, mirror: bool) 
     weights = weights_of(space, genotype)
     (folder / "weights.safetensors").write_bytes(save_weights(weights))
     labels = LABELS[: space.shape.classes]
-    source = source_of(space, genotype, labels, PACKED, mirror_at_test=mirror)
+    source = written(space, genotype, labels, mirror)
     assert max(len(line) for line in source.splitlines()) <= 120
     module = module_of(folder / "model.py", source)
     pictures = torch.randint(0, 256, (3, PACKED, PACKED, space.shape.channels), dtype=torch.uint8)
@@ -93,7 +100,7 @@ def test_it_runs_as_a_program_where_nothing_of_ours_is_there(tmp_path: Path) -> 
     genotype = space.sample(Random(0))
     weights = weights_of(space, genotype)
     (tmp_path / "weights.safetensors").write_bytes(save_weights(weights))
-    (tmp_path / "model.py").write_text(source_of(space, genotype, LABELS, PACKED), "utf-8")
+    (tmp_path / "model.py").write_text(written(space, genotype), "utf-8")
     data = encoded(noise(3, 60, 40), "JPEG")
     (tmp_path / "picture.jpg").write_bytes(data)
     program = (
@@ -143,7 +150,7 @@ PICTURES = {
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_are_read_as_at_import(channels: int, tmp_path: Path) -> None:
     space = space_for("stages", Shape(channels, 16, 5), {})
-    module = module_of(tmp_path / "model.py", source_of(space, space.sample(Random(0)), LABELS, PACKED))
+    module = module_of(tmp_path / "model.py", written(space, space.sample(Random(0))))
     for name, data in PICTURES.items():
         (tmp_path / "picture").write_bytes(data)
         ours = to_array(data, Preprocessing(PACKED, channels))
@@ -153,7 +160,7 @@ def test_pictures_are_read_as_at_import(channels: int, tmp_path: Path) -> None:
 def test_the_source_says_what_the_network_is() -> None:
     space = small_space("cell")
     genotype = space.sample(Random(0))
-    source = source_of(space, genotype, LABELS, PACKED)
+    source = written(space, genotype)
     said = source.split('"""')[1].replace("\n", " ")
     assert said == space.describe(genotype)
     assert SHAPE.classes == len(LABELS)

@@ -1,5 +1,6 @@
 """Turns of a search, each one transaction."""
 
+import ast
 from random import Random
 from typing import Any
 
@@ -56,6 +57,10 @@ def test_the_first_turn_plans_the_floor(context: Context) -> None:
     assert trial.candidate["genotype"] == search_of(context, search_id).floor
     assert trial.cost is not None
     assert trial.cost["params"] > 0
+    with context.sessions() as session:
+        source = session.scalar(select(Trial.network_source))
+    assert source is not None
+    ast.parse(source)
 
 
 def test_a_turn_taken_twice_changes_nothing(context: Context) -> None:

@@ -72,6 +72,7 @@ def test_a_trial_becomes_a_model_that_answers(context: Context) -> None:
         assert trial.cost["size_bytes"] == model.size_bytes
         assert trial.cost["latency_ms"] > 0
         assert session.get_one(Search, trial.search_id).model_id == model.id
+        assert f"\nMIRROR = {(trial.metrics or {})['mirror_at_test']} " in model.source
         runtime = onnxruntime.InferenceSession(blobs.get(session, model.onnx_sha256))
         kinds = set(session.scalars(select(Event.kind).where(Event.stream == trial.search_id)))
     (scores,) = runtime.run(None, {"images": np.zeros((3, 28, 28, 1), np.uint8)})
