@@ -22,11 +22,12 @@ class OptionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One setting. minimum and maximum are inclusive and belong to the numeric types, choices to `choice`."""
+    """One setting. minimum and maximum are inclusive and belong to the numeric types, choices to `choice`; a default of
+    None leaves it out."""
 
     name: str
     type: Literal["integer", "number", "boolean", "choice"]
-    default: int | float | bool | str
+    default: int | float | bool | str | None
     explanation: str
     minimum: float = -math.inf
     maximum: float = math.inf
@@ -270,6 +271,24 @@ BUDGET = Entry(
     (
         Option("seconds", "number", 600.0, "Wall-clock of the whole search, final training included.", 30, 30 * 86_400),
         Option("trials", "integer", 10, "Trainings in all, floor and final included; repeatable.", 1, 100_000),
+    ),
+)
+
+LIMITS = Entry(
+    "limits",
+    "What a network may have at most, whatever its score; all of them optional.",
+    (
+        Option("max_params", "integer", None, "Trainable numbers.", 100, 10**9),
+        Option("max_flops", "integer", None, "Multiply-adds for one picture.", 1_000, 10**12),
+        Option("max_size_mb", "number", None, "ONNX file, in 1,000,000 bytes.", 0.001, 10_000),
+        Option(
+            "max_latency_ms",
+            "number",
+            None,
+            "Milliseconds for one picture in ONNX Runtime, measured on the worker's machine as the server would run it.",
+            0.01,
+            60_000,
+        ),
     ),
 )
 

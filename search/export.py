@@ -13,7 +13,7 @@ from torch import Tensor
 
 from search.classifier import Classifier, Served
 from search.onnx_graph import write
-from search.runtime import INPUT, OUTPUT, measured_latency_ms, session_options
+from search.runtime import INPUT, OUTPUT, session_options
 from search.space import Genotype, Json, Space
 
 
@@ -34,17 +34,16 @@ def to_onnx(
     return _written(served_of(space, genotype, weights, mirror_at_test), space, genotype, packed_side, labels)
 
 
-def untrained_latency_ms(space: Space, genotype: Genotype, packed_side: int) -> float:
-    """Milliseconds from one picture to its scores, before any training: weights do not change the time.
+def untrained_onnx(space: Space, genotype: Genotype, labels: Sequence[str]) -> bytes:
+    """The network before any training, as large and as slow as after it: for pictures packed at the space's side.
 
     Mirrored averaging, which a training may find to help, is included where the recipe allows for it.
     """
     recipe, shape = space.recipe(genotype), space.shape
     ones = torch.ones(shape.channels)
-    classifier = Classifier.around(space.build(genotype), shape.classes, ones, ones, packed_side, recipe.side)
+    classifier = Classifier.around(space.build(genotype), shape.classes, ones, ones, shape.side, recipe.side)
     served = Served(classifier, mirror=recipe.flip).eval()
-    labels = [str(number) for number in range(shape.classes)]
-    return measured_latency_ms(_written(served, space, genotype, packed_side, labels))
+    return _written(served, space, genotype, shape.side, labels)
 
 
 def _written(served: Served, space: Space, genotype: Genotype, packed_side: int, labels: Sequence[str]) -> bytes:

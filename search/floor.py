@@ -1,7 +1,10 @@
 """The floor: the fixed network that every search must beat, as large as the time can train well."""
 
+from collections.abc import Sequence
+
+from search.limits import Limits, measured_of, nearest
 from search.space import Genotype, Shape
-from search.spaces.stages import reference
+from search.spaces.stages import StagesSpace, reference
 
 _FORWARD_AND_BACKWARD = 3  # multiply-adds of one training step per multiply-add of a forward pass
 _REACHED = 0.85  # of the measured speed, once normalisation, activations and data are paid for
@@ -9,12 +12,41 @@ _SHARE = 0.35  # of the search's time: between what the floor's own training get
 _PICTURES_FEW, _PICTURES_MANY = 60_000, 250_000  # shown in a training that is long enough, for small and large data
 _EPOCHS_FEW = 6.0
 _FLOPS_LEAST, _FLOPS_MOST = 1_000_000, 400_000_000
+_SHRINKINGS = 12
+_MEASURED_SHARE = 0.9  # of a limit that is measured: the trial measures again, perhaps on a busier machine
+_SMALLEST = "the smallest floor that was found has"
+NO_LIMITS = Limits()
 
 
-def floor(shape: Shape, n_train: int, *, flops_per_s: float, seconds: float) -> Genotype:
+def floor(
+    shape: Shape,
+    n_train: int,
+    *,
+    flops_per_s: float,
+    seconds: float,
+    limits: Limits = NO_LIMITS,
+    labels: Sequence[str] = (),
+) -> Genotype:
     """The floor network for `n_train` pictures of `shape`, in a search of `seconds` on a device of the measured speed
-    `flops_per_s` (multiply-adds, see `Device`)."""
-    return reference(shape, affordable_flops(n_train, flops_per_s=flops_per_s, seconds=seconds)).to_genotype()
+    `flops_per_s` (multiply-adds, see `Device`), as large as `limits` allow.
+
+    Raises OverLimitError when none of its kind is small enough. Where a file's size or an answer's time is limited
+    networks are measured, which may take some seconds; a file carries its `labels`.
+    """
+    space = StagesSpace(shape)
+    flops = affordable_flops(n_train, flops_per_s=flops_per_s, seconds=seconds)
+    for _ in range(_SHRINKINGS):
+        genotype = reference(shape, flops).to_genotype()
+        excess = limits.excess(space.cost(genotype))
+        if excess <= 1 and limits.is_measured:
+            excess = max(limits.measured_shares(measured_of(space, genotype, labels)))[0] / _MEASURED_SHARE
+        if excess <= 1:
+            return genotype
+        flops = int(flops * min(0.8, 1 / excess))
+    smallest = nearest(space, limits, genotype)
+    limits.foresee(space.cost(smallest), subject=_SMALLEST)
+    limits.measure(space, smallest, labels, subject=_SMALLEST)
+    return smallest
 
 
 def affordable_flops(n_train: int, *, flops_per_s: float, seconds: float) -> int:

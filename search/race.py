@@ -75,7 +75,8 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A trial that ended. seconds: wall-clock it held its device. curve: its points, empty when it had none."""
+    """A trial that ended. seconds: wall-clock it held its device. curve: its points, empty when it had none.
+    over_limit: it failed, at once, since its network has more than the search allows."""
 
     purpose: Purpose
     candidate: Candidate
@@ -84,6 +85,7 @@ class Done:
     trial: str
     state: Literal["succeeded", "failed", "pruned"]
     curve: "Sequence[Point]" = ()
+    over_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,7 +424,8 @@ def _next(table: _Table, division: Schedule, spent_s: float, left_s: float, work
 
 def _exploring(table: _Table, explore_s: float, window_s: float) -> bool:
     """Whether another candidate fits, half of it at least, and candidates have not kept failing."""
-    ended = table.ended(Purpose.EXPLORE)[-_MAX_FAILURES_IN_A_ROW:]
+    tried = [each for each in table.ended(Purpose.EXPLORE) if not each.over_limit]  # the others took no time
+    ended = tried[-_MAX_FAILURES_IN_A_ROW:]
     hopeless = len(ended) == _MAX_FAILURES_IN_A_ROW and all(each.state == "failed" for each in ended)
     return window_s >= explore_s / 2 and not hopeless
 

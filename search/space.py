@@ -148,7 +148,7 @@ class Progressive(Protocol):
 
     def smallest(self) -> Iterator[Genotype]: ...  # every genotype of one block, isomorphic ones once
     def grown(self, genotype: Genotype) -> Iterator[Genotype]: ...  # every genotype that continues it by one block
-    def continued(self, genotype: Genotype, random: Random) -> Genotype: ...  # one of those, drawn uniformly
+    def continued(self, genotype: Genotype, random: Random) -> Genotype | None: ...  # one of those by chance, if any
     def size(self, genotype: Genotype) -> int: ...  # blocks it has
 
 

@@ -40,6 +40,7 @@ def create(
     budget_s: float | None,
     budget_trials: int | None,
     seeds: Sequence[Mapping[str, Any]] = (),
+    limits: Mapping[str, Any] | None = None,
 ) -> Search:
     """A queued search; the first turn is taken once this transaction commits. Raises ConflictError for a taken name."""
     if len(version.labels) < 2:
@@ -61,6 +62,7 @@ def create(
             budget_s=budget_s,
             budget_trials=budget_trials,
             seeds=[dict(seed) for seed in seeds],
+            limits=dict(limits or {}),
             state=SearchState.QUEUED,
         )
         .on_conflict_do_nothing(index_elements=["name"])

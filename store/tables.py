@@ -210,6 +210,7 @@ class Search(Base):
     strategy_state: Mapped[Json | None]
     seeds: Mapped[list[Json]] = mapped_column(server_default="[]")  # to begin with: {genotype, trial, refit}
     floor: Mapped[Json | None]  # the fixed genotype, chosen at the first turn
+    limits: Mapped[Json] = mapped_column(server_default="{}")  # as given, and from the first turn on what is `foretold`
     seed: Mapped[int]
     budget_s: Mapped[float | None]
     budget_trials: Mapped[int | None]

@@ -4,10 +4,12 @@ from typing import Any
 
 from search.candidate import Candidate
 from search.floor import affordable_flops, floor
+from search.limits import Limits, OverLimitError, foretold, within
 from search.space import Genotype, InvalidGenotypeError, Scalable, Space
+from search.spaces import space_for
 from search.strategies.history import WHOLE
 from store.tables import DatasetVersion, Search
-from worker.engine import searched_space, shape_of
+from worker.engine import shape_of
 
 # What is sized under a budget in trials must not depend on the machine: as for a laptop's minute.
 TRIALS_BUDGET_FLOPS_PER_S, TRIALS_BUDGET_S = 20e9, 60.0
@@ -21,16 +23,26 @@ def settle(search: Search, version: DatasetVersion, flops_per_s: float) -> None:
     """Write floor and seeds into the row, where they stay: they must not change with the machine of the next turn.
 
     flops_per_s: multiply-adds per second of the slowest worker. Seeds from another shape of data are brought to the
-    size that this search can train. Raises UnfitSearchError for a seed that its space does not have.
+    size that this search can train. Raises UnfitSearchError for a seed that its space does not have or its limits
+    forbid, and for limits that no network meets.
     """
     n_train = sum(version.stats["splits"]["train"].values())
     timed = search.budget_s is not None
     speed, seconds = (flops_per_s, search.budget_s or 0.0) if timed else (TRIALS_BUDGET_FLOPS_PER_S, TRIALS_BUDGET_S)
     shape = shape_of(version)
-    chosen = floor(shape, n_train, flops_per_s=speed, seconds=seconds)
-    space = searched_space(search, shape, chosen)
+    limits = Limits.of(search.limits)
+    try:
+        chosen = floor(shape, n_train, flops_per_s=speed, seconds=seconds, limits=limits, labels=version.labels)
+        space = space_for(search.space, shape, search.space_options, centre=chosen)
+        likely = foretold(space, limits, version.labels) if limits else limits
+    except OverLimitError as error:
+        raise UnfitSearchError(
+            f"no network is within limits.{error}; raise the limit, or make the space's options smaller"
+        ) from error
+    space = within(space, limits)
     affordable = affordable_flops(n_train, flops_per_s=speed, seconds=seconds)
     search.seeds = [_settled(number, seed, space, affordable) for number, seed in enumerate(search.seeds)]
+    search.limits = search.limits | {"foretold": likely.to_json()}
     search.floor = chosen.to_json()
 
 

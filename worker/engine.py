@@ -6,12 +6,15 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from search.candidate import Candidate, Purpose
+from search.limits import Limits, within
 from search.race import Budget, Done, Work
 from search.space import Genotype, Shape, Space
 from search.spaces import space_for
 from search.train import Point
 from store.states import TrialState
 from store.tables import DatasetVersion, Search, Trial
+
+OVER_LIMIT = "over_limit"  # kind of the error of a trial whose network is larger or slower than the search allows
 
 STATES: dict[TrialState, Literal["succeeded", "failed", "pruned"]] = {
     TrialState.SUCCEEDED: "succeeded",
@@ -32,8 +35,9 @@ def space_of(genotype: Genotype, shape: Shape, space: str, options: Mapping[str,
 
 
 def searched_space(search: Search, shape: Shape, floor: Genotype) -> Space:
-    """The space that the search draws from, around its floor."""
-    return space_for(search.space, shape, search.space_options, centre=floor)
+    """The space that the search draws from, around its floor and within what its limits let expect."""
+    space = space_for(search.space, shape, search.space_options, centre=floor)
+    return within(space, Limits.of(search.limits), Limits.of(search.limits["foretold"]))
 
 
 def handicap(purpose: Purpose, objective: str, score: float, validated: int) -> float:
@@ -64,6 +68,7 @@ def done_of(trial: Trial) -> Done:
         seconds=trial.held_s or trial.seconds or 0.0,
         trial=trial.id,
         state=STATES[trial.state],
+        over_limit=(trial.error or {}).get("kind") == OVER_LIMIT,
         curve=curve_of(trial.curve),
     )
 

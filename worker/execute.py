@@ -178,6 +178,7 @@ def _claim(context: Context, trial_id: str, worker: str, scratch: Path) -> _Run 
             "space_options": search.space_options,
             "labels": version.labels,
             "objective": search.objective,
+            "limits": search.limits,
             "seed": trial.seed,
             "resume": resume,
             "warm_start": warm_start,

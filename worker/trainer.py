@@ -95,14 +95,17 @@ class _Trainer:
         self.messages.flush()
 
     def obey(self, order: Mapping[str, Any]) -> None:
+        from search.limits import OverLimitError
         from search.space import InvalidGenotypeError
         from search.train import DivergedError, DoesNotFitError, OutOfMemoryError
+        from worker.engine import OVER_LIMIT
 
         outcomes = {
             OutOfMemoryError: "out_of_memory",
             DoesNotFitError: "does_not_fit",
             DivergedError: "diverged",
             InvalidGenotypeError: "invalid_genotype",
+            OverLimitError: OVER_LIMIT,
         }
         try:
             self._train(order)
@@ -118,6 +121,7 @@ class _Trainer:
         from search.candidate import Candidate, Purpose
         from search.data import Images
         from search.export import load_weights
+        from search.limits import Limits, Measured, within
         from search.stopping import should_stop
         from search.train import Point, train
         from worker.engine import curve_of, handicap, point_json, space_of
@@ -126,7 +130,9 @@ class _Trainer:
         candidate = Candidate.from_json(order["candidate"])
         images = Images.open(Path(order["data"]), order["labels"])
         space = space_of(candidate.genotype, images.shape(), order["space"], order["space_options"])
-        space.check(candidate.genotype)
+        limits = Limits.of(order["limits"])
+        within(space, limits).check(candidate.genotype)
+        foreseen = limits.measure(space, candidate.genotype, images.labels)
         peers = [curve_of(curve) for curve in order["peers"]]
         curve = curve_of(order["curve"])
         written = 0
@@ -166,6 +172,10 @@ class _Trainer:
         purpose = Purpose(order["purpose"])
         merit = trained.score + handicap(purpose, order["objective"], trained.score, order["validated"])
         files = {} if trained.stopped else self._write(scratch, order, space, candidate, images, trained, merit)
+        if files and foreseen is not None:
+            # The same network measured twice: what disturbs a measurement makes it longer, so the shorter is nearer.
+            files["latency_ms"] = min(files["latency_ms"], foreseen.latency_ms)
+            limits.heed(Measured(files["size_bytes"], files["latency_ms"]))
         self.say(
             "done",
             score=trained.score,

@@ -45,6 +45,7 @@ class SearchChoices(View):
     objectives: list[Choice]
     spaces: list[Choice]
     strategies: list[Choice]
+    limits: list[Option] = Field(description="What `limits` of a search takes; nothing is limited by default.")
     default_objective: str
     default_space: str
     default_strategy: str
@@ -64,22 +65,26 @@ class Limits(View):
     search: SearchChoices
 
 
+def options(entry: catalog.Entry) -> list[Option]:
+    return [
+        Option(
+            name=option.name,
+            type=option.type,
+            default=option.default,
+            explanation=option.explanation,
+            minimum=option.minimum if option.type in {"integer", "number"} else None,
+            maximum=option.maximum if option.type in {"integer", "number"} else None,
+            choices=list(option.choices) or None,
+        )
+        for option in entry.options
+    ]
+
+
 def choice(entry: catalog.Entry) -> Choice:
     return Choice(
         name=entry.name,
         explanation=entry.explanation,
-        options=[
-            Option(
-                name=option.name,
-                type=option.type,
-                default=option.default,
-                explanation=option.explanation,
-                minimum=option.minimum if option.type in {"integer", "number"} else None,
-                maximum=option.maximum if option.type in {"integer", "number"} else None,
-                choices=list(option.choices) or None,
-            )
-            for option in entry.options
-        ],
+        options=options(entry),
         spaces=list(entry.spaces) or None,
     )
 
@@ -104,6 +109,7 @@ def get_limits(request: Request, _: AnyKey) -> Limits:
             objectives=[choice(entry) for entry in catalog.OBJECTIVES.values()],
             spaces=[choice(entry) for entry in catalog.SPACES.values()],
             strategies=[choice(entry) for entry in catalog.STRATEGIES.values()],
+            limits=options(catalog.LIMITS),
             default_objective=catalog.DEFAULT_OBJECTIVE,
             default_space=catalog.DEFAULT_SPACE,
             default_strategy=catalog.DEFAULT_STRATEGY,

@@ -82,6 +82,7 @@ def create_search(new: NewSearch, work: Work, caller: Editor, _: Once, response:
         budget_s=new.budget.seconds,
         budget_trials=new.budget.trials,
         seeds=seeds,
+        limits=new.limits.model_dump(exclude_none=True),
     )
     audit.note(work, caller.id, "search.create", search.id, {"name": search.name, "dataset": dataset.name})
     response.headers.update(revision_tag(search.revision) | {"Location": link_to("searches", search.name)})

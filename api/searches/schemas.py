@@ -47,6 +47,30 @@ class Budget(Body):
         return None if self.minutes is None else self.minutes * 60
 
 
+PARAMS, FLOPS, SIZE, LATENCY = catalog.LIMITS.options
+
+
+def limit(option: catalog.Option) -> Any:
+    return Field(
+        None,
+        ge=int(option.minimum) if option.type == "integer" else option.minimum,
+        le=int(option.maximum) if option.type == "integer" else option.maximum,
+        allow_inf_nan=None if option.type == "integer" else False,
+        description=option.explanation,
+    )
+
+
+class SearchLimits(Body):
+    """What a network may have at most, whatever its score; a limit that is left out or null is none."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"max_params": 200_000, "max_latency_ms": 5}]})
+
+    max_params: int | None = limit(PARAMS)
+    max_flops: int | None = limit(FLOPS)
+    max_size_mb: float | None = limit(SIZE)
+    max_latency_ms: float | None = limit(LATENCY)
+
+
 class Genotype(Body):
     """An architecture as …/trials/{trial}/architecture gives it, changed or not."""
 
@@ -69,6 +93,9 @@ class NewSearch(Body):
     space_options: dict[str, Any] = Field({}, description="/v1/limits lists what each space takes.")
     strategy: str = Field(catalog.DEFAULT_STRATEGY, json_schema_extra={"enum": STRATEGIES})
     strategy_options: dict[str, Any] = Field({}, description="/v1/limits lists what each strategy takes.")
+    limits: SearchLimits = Field(
+        SearchLimits(), description="Hard limits: no network beyond them is trained to its end."
+    )
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     seeds: Annotated[list[Genotype], Field(max_length=catalog.MAX_SEEDS)] = Field(
         [], description="Architectures to begin with, in this order; `fixed` trains nothing else."
@@ -84,6 +111,15 @@ class BudgetView(View):
 
     minutes: float | None
     trials: int | None
+
+
+class LimitsView(View):
+    """Null where there is no limit."""
+
+    max_params: int | None
+    max_flops: int | None
+    max_size_mb: float | None
+    max_latency_ms: float | None
 
 
 class DatasetOf(View):
@@ -129,6 +165,7 @@ class Search(View):
     space_options: dict[str, Any]
     strategy: str
     strategy_options: dict[str, Any]
+    limits: LimitsView
     seed: int
     seeds: int = Field(description="How many architectures it was given to begin with.")
     from_trial: str | None = Field(description="The trial whose architecture is one of these.")

@@ -298,6 +298,9 @@ def upgrade() -> None:
         sa.Column(
             "seeds", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), server_default="[]", nullable=False
         ),
+        sa.Column(
+            "limits", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), server_default="{}", nullable=False
+        ),
         sa.Column("floor", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
         sa.Column("seed", sa.BigInteger(), nullable=False),
         sa.Column("budget_s", sa.Float(precision=53), nullable=True),

@@ -107,7 +107,9 @@ class Pnas(Remembering):
     def _continuations(self, parents: Sequence[Genotype], random: Random) -> Iterator[Genotype]:
         if parents and len(list(islice(self._progressive.grown(parents[0]), _MOST_GROWN + 1))) > _MOST_GROWN:
             for _ in range(_DRAWN):
-                yield self._progressive.continued(random.choice(parents), random)
+                child = self._progressive.continued(random.choice(parents), random)
+                if child is not None:
+                    yield child
         else:
             for parent in parents:
                 yield from self._progressive.grown(parent)

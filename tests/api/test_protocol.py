@@ -243,6 +243,9 @@ def test_limits_tell_what_a_form_needs(client: TestClient, app: FastAPI) -> None
     assert limits["search"]["minutes"] == {"minimum": 0.5, "maximum": 43200}
     cell = next(space for space in limits["search"]["spaces"] if space["name"] == "cell")
     assert next(option for option in cell["options"] if option["name"] == "blocks")["maximum"] == 7
+    names = [option["name"] for option in limits["search"]["limits"]]
+    assert names == ["max_params", "max_flops", "max_size_mb", "max_latency_ms"]
+    assert all(option["default"] is None and option["minimum"] > 0 for option in limits["search"]["limits"])
 
 
 def test_changes_are_noted_with_who_made_them(client: TestClient, secrets: dict[str, str]) -> None:

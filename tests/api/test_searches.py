@@ -41,12 +41,18 @@ def test_every_choice_arrives_in_the_row(client: TestClient, world: World) -> No
         "dataset": "pets", "version": 1, "name": "wide", "budget": {"trials": 7}, "objective": "macro_f1",
         "space": "cell", "space_options": {"blocks": 3}, "strategy": "evolution",
         "strategy_options": {"population": 4, "sample": 2}, "seed": 11,
+        "limits": {"max_params": 200_000, "max_latency_ms": 2.5, "max_flops": None},
     }  # fmt: skip
-    assert client.post("/v1/searches", json=wish).status_code == 202
+    answer = client.post("/v1/searches", json=wish)
+    assert answer.status_code == 202
+    assert answer.json()["limits"] == {
+        "max_params": 200_000, "max_flops": None, "max_size_mb": None, "max_latency_ms": 2.5,
+    }  # fmt: skip
     row: Search = world.run(lambda session: session.scalars(select(Search)).one())
     assert (row.name, row.budget_s, row.budget_trials, row.objective, row.seed) == ("wide", None, 7, "macro_f1", 11)
     assert (row.space_options["blocks"], row.space_options["cells"]) == (3, 1)
     assert row.strategy_options == {"population": 4, "sample": 2, "rungs": 1, "eta": 3}
+    assert row.limits == {"max_params": 200_000, "max_latency_ms": 2.5}
 
 
 def test_a_finished_search_shows_its_winner_the_floor_and_every_trial(client: TestClient, world: World) -> None:
@@ -191,6 +197,37 @@ def test_a_budget_that_is_none_is_refused_with_what_is_accepted(client: TestClie
         assert answer.status_code == 422, budget
         faults = {fault["field"]: fault["message"] for fault in answer.json()["errors"]}
         assert said in faults[field], budget
+    assert client.get("/v1/searches").json()["items"] == []
+
+
+WRONG_LIMITS: list[tuple[Any, str, str]] = [
+    ({"max_params": 0}, "limits.max_params", "greater than or equal to 100"),
+    ({"max_params": -5}, "limits.max_params", "greater than or equal to 100"),
+    ({"max_params": 10**40}, "limits.max_params", "less than or equal to 1000000000"),
+    ({"max_params": 1000.5}, "limits.max_params", "integer"),
+    ({"max_params": "many"}, "limits.max_params", "integer"),
+    ({"max_params": "1000"}, "limits.max_params", "integer"),
+    ({"max_params": True}, "limits.max_params", "integer"),
+    ({"max_flops": 0}, "limits.max_flops", "greater than or equal to 1000"),
+    ({"max_size_mb": 0}, "limits.max_size_mb", "greater than or equal to 0.001"),
+    ({"max_size_mb": float("nan")}, "limits.max_size_mb", "finite"),
+    ({"max_latency_ms": -1}, "limits.max_latency_ms", "greater than or equal to 0.01"),
+    ({"max_latency_ms": float("inf")}, "limits.max_latency_ms", "finite"),
+    ({"max_latency_ms": [5]}, "limits.max_latency_ms", "number"),
+    ({"max_memory": 5}, "limits.max_memory", "accepted: max_params, max_flops, max_size_mb, max_latency_ms"),
+    ({"foretold": {"max_params": 5}}, "limits.foretold", "accepted: max_params"),
+    (5, "limits", "dictionary"),
+    (None, "limits", "dictionary"),
+]
+
+
+def test_limits_that_are_none_are_refused_with_what_is_accepted(client: TestClient, world: World) -> None:
+    world.dataset()
+    for limits, field, said in WRONG_LIMITS:
+        answer = client.post("/v1/searches", content=_json(NEW | {"limits": limits}), headers=JSON)
+        assert answer.status_code == 422, limits
+        faults = {fault["field"]: fault["message"] for fault in answer.json()["errors"]}
+        assert said in faults[field], limits
     assert client.get("/v1/searches").json()["items"] == []
 
 

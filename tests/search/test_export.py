@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from search.classifier import Classifier
-from search.export import load_weights, parity, save_weights, served_of, to_onnx, untrained_latency_ms
+from search.export import load_weights, parity, save_weights, served_of, to_onnx
 from search.onnx_graph import UnsupportedOperationError, write
 from search.space import Genotype, Shape
 from search.spaces import space_for
@@ -69,16 +69,6 @@ def test_an_operation_that_cannot_be_written_is_named() -> None:
 
     with pytest.raises(UnsupportedOperationError, match="fft"):
         write(Odd(), input_name="images", input_shape=(4,), output_name="scores", classes=4)
-
-
-def test_what_a_network_will_take_to_answer_is_measured_before_it_is_trained() -> None:
-    small = StagesSpace(Shape(3, 64, 4), flops=1_000_000)
-    large = StagesSpace(Shape(3, 64, 4), flops=100_000_000)
-    assert (
-        0
-        < untrained_latency_ms(small, small.centre.to_genotype(), 64) * 3
-        < untrained_latency_ms(large, large.centre.to_genotype(), 64)
-    )
 
 
 def test_mirroring_makes_a_picture_and_its_mirror_image_answer_alike() -> None:

@@ -299,6 +299,59 @@ def test_an_illegal_seed_fails_the_search_before_any_training(context: Context) 
     assert trials_of(context, search_id) == []
 
 
+@pytest.mark.parametrize("space", ["stages", "cell"])
+def test_limits_that_no_network_meets_end_the_search_before_any_training(context: Context, space: str) -> None:
+    search_id = new_search(context, space=space, limits={"max_params": 200})
+    take_turn(context, search_id)
+    search = search_of(context, search_id)
+    assert search.state is SearchState.FAILED
+    assert search.error is not None
+    assert "limits.max_params: 200; the smallest " in search.error
+    assert trials_of(context, search_id) == []
+
+
+def test_a_time_that_no_network_keeps_ends_the_search_before_any_training(context: Context) -> None:
+    search_id = new_search(context, limits={"max_latency_ms": 0.0001})
+    take_turn(context, search_id)
+    search = search_of(context, search_id)
+    assert search.state is SearchState.FAILED
+    assert search.error is not None
+    assert "max_latency_ms: 0.0001; the smallest floor that was found has " in search.error
+
+
+def test_a_seed_beyond_the_limits_is_refused_with_its_size(context: Context) -> None:
+    search_id = new_search(context, space="cell", seeds=[searches.seed(genotype())], limits={"max_params": 50_000})
+    take_turn(context, search_id)
+    search = search_of(context, search_id)
+    assert search.state is SearchState.FAILED
+    assert search.error is not None
+    assert "seed 1 is not one that this search can train: max_params: 50,000; this network has " in search.error
+
+
+def test_an_architecture_from_other_data_is_sized_to_the_limits(context: Context) -> None:
+    larger = space_for("cell", Shape(3, 64, 100), {"filters": 64, "side": 64}).sample(Random(0)).to_json()
+    seeds = [searches.seed(larger, "tr_other", refit=True)]
+    search_id = new_search(context, space="cell", strategy="fixed", seeds=seeds, limits={"max_params": 50_000})
+    take_turn(context, search_id)
+    end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5, seconds=1.0)
+    take_turn(context, search_id)
+    (carried,) = [trial for trial in trials_of(context, search_id) if trial.purpose == "explore"]
+    assert carried.cost is not None
+    assert 10_000 < carried.cost["params"] <= 50_000
+    assert carried.candidate["genotype"]["genes"]["normal"] == larger["genes"]["normal"]
+
+
+def test_every_trial_of_a_limited_search_is_planned_inside(context: Context) -> None:
+    limits = {"max_params": 100_000, "max_flops": 5_000_000, "max_size_mb": 0.5}
+    search_id = new_search(context, space="cell", budget_trials=12, limits=limits)
+    for _ in range(5):
+        take_turn(context, search_id)
+        end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5, seconds=1.0)
+    costs = [trial.cost or {} for trial in trials_of(context, search_id)]
+    assert len(costs) == 12
+    assert all(cost["params"] <= 100_000 and cost["flops"] <= 5_000_000 for cost in costs)
+
+
 def test_an_architecture_from_other_data_is_sized_for_this(context: Context) -> None:
     larger = space_for("cell", Shape(3, 64, 100), {"filters": 64, "side": 64}).sample(Random(0)).to_json()
     search_id = new_search(

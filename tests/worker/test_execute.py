@@ -4,13 +4,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnxruntime
 import pytest
 from sqlalchemy import select, update
 
+from search.floor import floor
+from search.limits import measured_of
+from search.space import Shape
+from search.spaces.stages import StagesSpace
 from store import blobs, searches, trials
 from store.states import SearchState, TrialState
 from store.tables import Event, Model, Search, Trial
@@ -184,6 +188,41 @@ def test_an_impossible_genotype_fails_its_trial_alone(context: Context) -> None:
     assert trial.error is not None
     assert trial.error["kind"] == "invalid_genotype"
     assert execute._warm[0].is_alive()
+
+
+def test_a_network_that_is_too_slow_is_refused_before_training_and_never_becomes_the_model(context: Context) -> None:
+    shape = Shape(1, 28, 10)
+    slow = StagesSpace(shape, flops=400_000_000).centre.to_genotype()
+    quick = floor(shape, 400, flops_per_s=20e9, seconds=60)
+    latency = {each: measured_of(StagesSpace(shape), each, []).latency_ms for each in (slow, quick)}
+    limit_ms = (latency[slow] * latency[quick]) ** 0.5  # far from both
+    search_id = new_search(
+        context,
+        strategy="fixed",
+        budget_trials=3,
+        seeds=[searches.seed(slow.to_json())],
+        limits={"max_latency_ms": limit_ms},
+    )
+    take_turn(context, search_id)
+    while queued := ended(context, search_id, TrialState.QUEUED):
+        execute.run(context, queued[0].id, WORKER)
+    (refused,) = ended(context, search_id, TrialState.FAILED)
+    assert refused.error is not None
+    assert refused.error["kind"] == "over_limit"
+    assert f"max_latency_ms: {limit_ms:g}; this network has " in refused.error["message"]
+    assert refused.candidate["genotype"] == slow.to_json()
+    assert not refused.curve
+    kept = ended(context, search_id, TrialState.SUCCEEDED)
+    assert [trial.purpose for trial in kept] == ["floor", "final"]
+    assert all(trial.cost is not None and trial.cost["latency_ms"] <= limit_ms for trial in kept)
+    with context.sessions() as session:
+        assert {model.trial_id for model in session.scalars(select(Model))} <= {trial.id for trial in kept}
+        assert session.get_one(Search, search_id).model_id is not None
+
+
+def ended(context: Context, search_id: str, state: TrialState) -> Sequence[Trial]:
+    with context.sessions() as session:
+        return trials.of_search(session, search_id, state)
 
 
 def test_a_zombie_writes_nothing(context: Context) -> None:
