@@ -16,8 +16,18 @@ from search.catalog import GENOTYPE_VERSION
 Json = Any  # a value that `json` writes and reads back unchanged
 
 
+_LONGEST = 400  # characters of a message
+
+
 class InvalidGenotypeError(ValueError):
-    """A genotype names something its space does not have; the message names the place and the legal choices."""
+    """A genotype names something its space does not have; the message names the place and the legal choices.
+
+    It repeats what stood there, which may be anything and of any length; then its middle is left out.
+    """
+
+    def __str__(self) -> str:
+        message, half = super().__str__(), _LONGEST // 2
+        return message if len(message) <= _LONGEST else f"{message[:half]} … {message[-half:]}"
 
 
 @dataclass(frozen=True, slots=True)

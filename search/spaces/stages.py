@@ -7,7 +7,7 @@ pictures with the least arithmetic that we know of.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from random import Random
 from typing import Any
 
@@ -94,12 +94,15 @@ class Genes:
         """Raises InvalidGenotypeError for missing, unknown or mistyped genes; legal values are the space's matter."""
         if genotype.space != NAME:
             raise InvalidGenotypeError(f"a genotype of space {genotype.space!r} was given to space {NAME!r}")
-        genes: dict[str, Any] = genotype.genes
-        try:
-            stages = tuple(Stage(**stage) for stage in genes.pop("stages"))
-            return cls(stages=stages, recipe=Recipe(**genes.pop("recipe")), **genes)
-        except (KeyError, TypeError) as error:
-            raise InvalidGenotypeError(f"genes of {NAME!r} are not readable: {error}") from error
+        genes: dict[str, Any] = _fields("genes", genotype.genes, cls)
+        stages = genes.pop("stages")
+        if not isinstance(stages, list):
+            raise InvalidGenotypeError(f"stages is {stages!r}; needed: a list of stages")
+        return cls(
+            stages=tuple(Stage(**_fields(f"stages[{place}]", stage, Stage)) for place, stage in enumerate(stages)),
+            recipe=Recipe(**_fields("recipe", genes.pop("recipe"), Recipe)),
+            **genes,
+        )
 
 
 class StagesSpace:
@@ -248,28 +251,32 @@ class StagesSpace:
         _legal("activation", genes.activation, ACTIVATIONS)
         _legal("pooling", genes.pooling, POOLINGS)
         if not STAGES_MIN <= len(genes.stages) <= STAGES_MAX:
-            raise InvalidGenotypeError(f"{len(genes.stages)} stages; {STAGES_MIN} to {STAGES_MAX} are possible")
+            raise InvalidGenotypeError(
+                f"stages has {len(genes.stages)} entries; {STAGES_MIN} to {STAGES_MAX} are possible"
+            )
         for place, stage in enumerate(genes.stages):
             _legal(f"stages[{place}].width", stage.width, range(8, WIDTHS[-1] + 1, 8))
             _legal(f"stages[{place}].depth", stage.depth, DEPTHS)
             _legal(f"stages[{place}].kernel", stage.kernel, KERNELS)
             _legal(f"stages[{place}].block", stage.block, BLOCKS)
         if not isinstance(recipe.side, int) or not min(SIDE_MIN, self.shape.side) <= recipe.side <= self.shape.side:
-            raise InvalidGenotypeError(f"recipe.side {recipe.side!r}; {SIDE_MIN} to {self.shape.side} are possible")
+            raise InvalidGenotypeError(f"recipe.side is {recipe.side!r}; {SIDE_MIN} to {self.shape.side} are possible")
         if not isinstance(recipe.start_side, int) or not 8 <= recipe.start_side <= recipe.side:
-            raise InvalidGenotypeError(f"recipe.start_side {recipe.start_side!r}; 8 to {recipe.side} are possible")
+            raise InvalidGenotypeError(f"recipe.start_side is {recipe.start_side!r}; 8 to {recipe.side} are possible")
         _legal("recipe.batch_size", recipe.batch_size, range(8, 2049))
         for name, low, high in (
             ("learning_rate", 0.01, 20.0), ("weight_decay", 0.0, 100.0), ("label_smoothing", 0.0, 0.5),
             ("translate", 0.0, 0.5), ("cutout", 0.0, 0.9), ("balance", 0.0, 1.0),
         ):  # fmt: skip
             value = getattr(recipe, name)
-            if not isinstance(value, int | float) or not low <= value <= high:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise InvalidGenotypeError(f"recipe.{name} is {value!r}; {low} to {high} are possible")
+        if not isinstance(recipe.flip, bool):
+            raise InvalidGenotypeError(f"recipe.flip is {recipe.flip!r}; true and false are possible")
         if _resolutions(genes, recipe.start_side)[-1] < 1:
             raise InvalidGenotypeError(
-                f"{len(genes.stages)} stages leave nothing of {recipe.start_side} pixels; fewer stages or a larger "
-                "start_side are possible"
+                f"stages has {len(genes.stages)} entries, which leave nothing of {recipe.start_side} pixels; fewer or a larger "
+                "recipe.start_side are possible"
             )
 
     def cost(self, genotype: Genotype) -> Cost:
@@ -376,8 +383,19 @@ def _short(number: int) -> str:
     return str(number)
 
 
+def _fields(place: str, value: Json, kind: type[Genes | Stage | Recipe]) -> dict[str, Any]:
+    """An object of the fields of `kind`; those that have a default may be left out."""
+    known = fields(kind)
+    needed = {each.name for each in known if each.default is MISSING}
+    if not isinstance(value, dict) or not needed <= value.keys() <= {each.name for each in known}:
+        names = ", ".join(each.name for each in known)
+        raise InvalidGenotypeError(f"{place} is {value!r}; needed: an object of {names}")
+    return dict(value)
+
+
 def _legal(place: str, value: Json, choices: Any) -> None:
-    if isinstance(value, bool) or value not in tuple(choices):
+    possible = tuple(choices)
+    if type(value) is not type(possible[0]) or value not in possible:  # 2.0 is none of 1, 2, 3, nor True 1
         listed = f"{choices[0]} to {choices[-1]}" if isinstance(choices, range) else ", ".join(map(str, choices))
         raise InvalidGenotypeError(f"{place} is {value!r}; possible: {listed}")
 

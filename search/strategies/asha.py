@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from search.candidate import Candidate, Fidelity, Note, Observation
 from search.space import Genotype, InvalidGenotypeError, Json, Space
-from search.strategies.history import WHOLE, StateError, keys_of
+from search.strategies.history import DAMAGE, WHOLE, StateError, keys_of
 
 if TYPE_CHECKING:
     from search.strategies import Strategy
@@ -131,7 +131,7 @@ class Asha:
                 raise ValueError(f"{len(rungs)} rungs; needed: {len(self._shares)}")
             self._promoted = [{str(key) for key in rung["promoted"]} for rung in rungs]
             self._results = [{each["key"]: self._read(each) for each in rung["results"]} for rung in rungs]
-        except (KeyError, TypeError, ValueError, AttributeError) as damage:
+        except DAMAGE as damage:
             raise StateError(f"state of the rungs cannot be read: {damage}") from damage
 
     def _read(self, document: Mapping[str, Json]) -> _Result:

@@ -218,10 +218,21 @@ class Learner:
     def load(self, state: Mapping[str, Json]) -> None:
         """Raises KeyError, TypeError or ValueError for what is no dump of a controller of this form."""
         count = len(self.controller.weights)
-        steps = float(int(state["steps"]))
+        steps = counted(state["steps"])
         weights, mean, square = (_unpacked(state[name], count) for name in ("weights", "mean", "square"))
         self.controller.weights.copy_(weights)
-        self._adam.state[self.controller.weights] = {"step": torch.tensor(steps), "exp_avg": mean, "exp_avg_sq": square}
+        self._adam.state[self.controller.weights] = {
+            "step": torch.tensor(float(steps)),
+            "exp_avg": mean,
+            "exp_avg_sq": square,
+        }
+
+
+def counted(number: Json) -> int:
+    """What a dump says was counted. Raises ValueError for what no count can be."""
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**40:
+        raise ValueError(f"{number!r} is not a count")
+    return number
 
 
 def _packed(vector: Tensor) -> str:

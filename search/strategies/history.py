@@ -13,6 +13,9 @@ _TRIES = 50  # draws in search of an architecture that is new; then the space co
 _PATIENCE = 25  # of these, how many follow the strategy's own draw before any new architecture is welcome
 
 
+DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)  # of a state that is read
+
+
 class StateError(ValueError):
     """A strategy's state cannot be read; the strategy can be made anew and told everything again."""
 
@@ -145,7 +148,7 @@ class History:
                 )
                 for each in state["members"]
             }
-        except (KeyError, TypeError, ValueError, AttributeError) as damage:
+        except DAMAGE as damage:
             raise StateError(f"state of {self._strategy!r} cannot be read: {damage}") from damage
 
     def _checked(self, genotype: Genotype) -> Genotype:

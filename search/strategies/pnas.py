@@ -8,7 +8,7 @@ from random import Random
 
 from search.candidate import Candidate, Note, Observation
 from search.space import Genotype, Json, Progressive, Space, Tokenised
-from search.strategies.history import History, Remembering, StateError
+from search.strategies.history import DAMAGE, History, Remembering, StateError
 from search.surrogates.ensemble import Ensemble, Tokens
 from search.surrogates.ranks import rank_correlation
 
@@ -180,7 +180,7 @@ class Pnas(Remembering):
             self._failed = set(map(str, state["failed"]))
             self._level, self._size = int(state["level"]), int(state["size"])
             self._plan = [self._planned(*each) for each in state["plan"]]
-        except (KeyError, TypeError, ValueError, AttributeError) as damage:
+        except DAMAGE as damage:
             raise StateError(f"state of 'pnas' cannot be read: {damage}") from damage
 
     def _planned(self, tokens: Json, prediction: Json) -> Planned:

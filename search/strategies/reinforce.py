@@ -9,8 +9,17 @@ import torch
 
 from search.candidate import Candidate, Note, Observation
 from search.space import Genotype, Json, Space, Tokenised
-from search.strategies.controller import Controller, Learned, Learner, LstmController, TableController, draw, judge
-from search.strategies.history import History, Remembering, StateError
+from search.strategies.controller import (
+    Controller,
+    Learned,
+    Learner,
+    LstmController,
+    TableController,
+    counted,
+    draw,
+    judge,
+)
+from search.strategies.history import DAMAGE, History, Remembering, StateError
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +144,10 @@ class Reinforce(Remembering):
         try:
             self._outcomes = {str(key): _score(score) for key, score in state["outcomes"].items()}
             self._samples = [self._sample(*each) for each in state["samples"]]
-            self._average, self._rewards = float(state["average"]), int(state["rewards"])
-            self._updates = int(state["updates"])
+            self._average, self._rewards = float(state["average"]), counted(state["rewards"])
+            self._updates = counted(state["updates"])
             self._learner.load(state["controller"])
-        except (KeyError, TypeError, ValueError, AttributeError) as damage:
+        except DAMAGE as damage:
             raise StateError(f"state of 'reinforce' cannot be read: {damage}") from damage
 
     def _sample(self, key: Json, tokens: Json, log_prob: Json) -> Sample:

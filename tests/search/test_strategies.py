@@ -10,6 +10,7 @@ from search.candidate import Candidate, Fidelity, Note, Observation
 from search.catalog import OptionError
 from search.space import Json, Space
 from search.strategies import StateError, Strategy, strategy_for
+from tests.search.damage import damaged
 from tests.search.spaces import small_space
 
 SEARCHING = [name for name in catalog.STRATEGIES if name != catalog.FIXED]
@@ -189,6 +190,22 @@ def test_the_seed_decides(pair: Pair) -> None:
 def test_a_damaged_state_is_refused_as_such(pair: Pair, damage: dict[str, Json]) -> None:
     with pytest.raises(StateError):
         fresh(pair, state=fresh(pair).dump() | damage)
+
+
+def test_a_state_with_one_thing_wrong_is_refused_or_works(pair: Pair) -> None:
+    """Only StateError has the search rebuild its state."""
+    strategy = fresh(pair)
+    searched(strategy, 4)
+    whole = through_json(strategy.dump())
+    for seed in range(40):
+        state, _ = damaged(whole, Random(seed))
+        try:
+            read = fresh(pair, state=state)
+        except StateError:
+            continue
+        read.tell(seen(read.ask(3, []), 50))
+        read.ask(2, [])
+        json.dumps(read.dump(), allow_nan=False)
 
 
 def test_a_state_over_another_space_is_refused() -> None:
