@@ -5,7 +5,7 @@ Loads nothing heavy: the API validates requests with it and never imports the en
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 GENOTYPE_VERSION = 1
@@ -133,6 +133,11 @@ SPACES: Mapping[str, Entry] = {
     )
 }
 
+AS_TIME_ALLOWS = 0  # of rungs: settled at a search's first turn
+POOL = Option("pool", "integer", 500, "Candidates weighed at a time: changes of the best, and draws.", 10, 10_000)
+ETA = Option(
+    "eta", "integer", 3, "Each rung trains so many times as long as the one below; one of so many goes on.", 2, 10
+)
 HALVING = (
     Option(
         "rungs",
@@ -142,9 +147,7 @@ HALVING = (
         1,
         5,
     ),
-    Option(
-        "eta", "integer", 3, "Each rung trains so many times as long as the one below; one of so many goes on.", 2, 10
-    ),
+    ETA,
 )  # of every strategy that tries many architectures; see search/strategies/asha.py
 
 STRATEGIES: Mapping[str, Entry] = {
@@ -152,11 +155,24 @@ STRATEGIES: Mapping[str, Entry] = {
     for entry in (
         Entry(
             "race",
-            "The default: starts at the fixed network, tries changes of the best found and now and then something "
-            "new. Made for few trials.",
+            "The default: starts at the fixed network and tries changes of the best found; once there are enough to "
+            "learn from, a Gaussian process decides. Made for minutes as for hours.",
             (
-                Option("novelty", "number", 0.2, "Share of proposals drawn from the whole space.", 0, 1),
-                Option("elite", "integer", 3, "How many of the best may become parents.", 1, 100),
+                Option("initial", "integer", 10, "Architectures before the model decides.", 3, 1000),
+                Option(
+                    "novelty", "number", 0.2, "Share of these that are drawn from the whole space, not changes.", 0, 1
+                ),
+                Option("elite", "integer", 3, "How many of the best may become their parents.", 1, 100),
+                replace(POOL, default=200),
+                Option(
+                    "rungs",
+                    "integer",
+                    AS_TIME_ALLOWS,
+                    "Lengths of training under successive halving (ASHA); 1 is off, 0 leaves it to the time there is.",
+                    AS_TIME_ALLOWS,
+                    5,
+                ),
+                ETA,
             ),
             tuple(SPACES),
         ),
@@ -190,9 +206,7 @@ STRATEGIES: Mapping[str, Entry] = {
             "fewest trials to a good one.",
             (
                 Option("initial", "integer", 10, "Uniform draws before the model decides.", 3, 1000),
-                Option(
-                    "pool", "integer", 500, "Candidates weighed at a time: changes of the best, and draws.", 10, 10_000
-                ),
+                POOL,
                 *HALVING,
             ),
             tuple(SPACES),

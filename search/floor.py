@@ -49,6 +49,11 @@ def floor(
     return smallest
 
 
+def expected_epoch_s(n_train: int, flops: int, *, flops_per_s: float) -> float:
+    """Seconds of one pass over `n_train` pictures with a network of so many multiply-adds, before any was trained."""
+    return n_train * _FORWARD_AND_BACKWARD * flops / (_REACHED * flops_per_s)
+
+
 def affordable_flops(n_train: int, *, flops_per_s: float, seconds: float) -> int:
     """Multiply-adds of the network that a search of `seconds` can train far enough."""
     pictures = max(_PICTURES_FEW, min(_PICTURES_MANY, _EPOCHS_FEW * n_train))

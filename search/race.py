@@ -19,8 +19,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from search.candidate import Candidate, Fidelity, Observation, Purpose
-from search.space import Genotype, Space
-from search.strategies import Strategy
+from search.space import Genotype, Scalable, Space
+from search.strategies import Strategy, estimates_of
 
 if TYPE_CHECKING:
     from search.train import Point
@@ -55,6 +55,8 @@ _TOO_SLOW = 4.0  # so many times slower than would do, by arithmetic, which is o
 # 18 -0.2; the log loss fell in all nine pairs up to 8 epochs, by 5 % on average, and rose by 6 % at 18.
 _WARM_EPOCHS, _WARM_SHARE = 12.0, 0.5
 _LEAST_FINAL_SHARE = 0.04  # of the budget; less time than that cannot better a network that had the rest
+_HALVED_FROM = 12  # candidates of full length; with fewer, halving them is a lottery
+_GROWS = 1.5  # a final's skeleton, where the time allows for so many times the arithmetic
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,36 +197,69 @@ class _Table:
     def ranking(self, at: Fidelity) -> list[Candidate]:
         """Architectures worth a final training, the best first, as scored at the fidelity of candidates.
 
-        Without any score at that fidelity whatever succeeded counts; without any success there is the floor, untried.
+        Where the strategy models the space its estimates count: of many scores the highest is partly luck. Without any
+        score at that fidelity whatever succeeded counts; without any success there is the floor, untried. The parent of
+        each is the trial that it is known from.
         """
         tried = [each for each in self.done if each.purpose is not Purpose.FINAL and each.state == "succeeded"]
         comparable = [each for each in tried if each.candidate.fidelity.compares_with(at)] or tried
         floor = self.floor.digest()
         digests = {each.trial: each.candidate.genotype.digest() for each in comparable}
-        comparable.sort(key=lambda each: (-_score(each), digests[each.trial] != floor, digests[each.trial]))
+        worth = self._worth(comparable)
+        comparable.sort(key=lambda each: (-worth[each.trial], digests[each.trial] != floor, digests[each.trial]))
         best_first: dict[str, Candidate] = {}
         for each in comparable:
-            best_first.setdefault(digests[each.trial], each.candidate)
+            candidate = replace(each.candidate, parent=each.trial)
+            best_first.setdefault(digests[each.trial], candidate)
         return list(best_first.values()) or [Candidate(self.floor, at)]
+
+    def _worth(self, trials: Sequence[Done]) -> dict[str, float]:
+        own = [each for each in trials if each.candidate.genotype.space == self.space.name]
+        estimates = estimates_of(self.strategy, [each.candidate.genotype for each in own]) if own else None
+        worth = {each.trial: _score(each) for each in trials}
+        if estimates is not None:
+            worth |= {each.trial: estimate for each, estimate in zip(own, estimates, strict=True)}
+        return worth
+
+    def _origin(self, final: Candidate) -> str:
+        """Digest of the architecture that a final was made from; its own may be in a larger skeleton."""
+        known = next((each for each in self.done if each.trial == final.parent), None)
+        return (final if known is None else known.candidate).genotype.digest()
 
     def final(self, length: Fidelity, at: Fidelity, planned: Sequence[Work], shortlist: int) -> Work:
         """The next final training: the best that has had none, and when the shortlist has, the best of them again."""
-        had = Counter(each.candidate.genotype.digest() for each in self.ended(Purpose.FINAL))
-        had.update(w.candidate.genotype.digest() for w in [*self.going(Purpose.FINAL), *planned])
+        had = Counter(self._origin(each.candidate) for each in self.ended(Purpose.FINAL))
+        had.update(self._origin(w.candidate) for w in [*self.going(Purpose.FINAL), *planned])
         trained = self.succeeded(Purpose.FINAL)
-        failed = {each.candidate.genotype.digest() for each in self.ended(Purpose.FINAL) if each.state != "succeeded"}
+        failed = {self._origin(each.candidate) for each in self.ended(Purpose.FINAL) if each.state != "succeeded"}
         ranking = self.ranking(at)
         sound = [each for each in ranking if each.genotype.digest() not in failed] or ranking
         fresh = [each for each in sound[:shortlist] if not had[each.genotype.digest()]]
-        if fresh:
-            chosen = fresh[0]
-        elif trained:
+        if trained and not fresh:
             chosen = max(trained, key=_score).candidate
+            genotype = chosen.genotype
         else:
-            chosen = min(sound, key=lambda each: had[each.genotype.digest()])
-        candidate = Candidate(chosen.genotype, length, chosen.parent)
-        warm_start = self._warm_start(chosen.genotype, length, planned)
+            chosen = fresh[0] if fresh else min(sound, key=lambda each: had[each.genotype.digest()])
+            genotype = self._grown(chosen, length)
+        candidate = Candidate(genotype, length, chosen.parent)
+        warm_start = self._warm_start(genotype, length, planned)
         return self.work(Purpose.FINAL, candidate, self.planned + len(planned), warm_start)
+
+    def _grown(self, chosen: Candidate, length: Fidelity) -> Genotype:
+        """The architecture in a larger skeleton, where candidates are small ones of a fixed skeleton and the time would
+        show a final more pictures than it has use for (as NASNet's cells are found on a proxy).
+
+        How large: from the arithmetic per second that its own training reached.
+        """
+        genotype, space = chosen.genotype, self.space
+        known = next((each for each in self.done if each.trial == chosen.parent and each.curve), None)
+        pace = None if known is None else _Pace.of([known])
+        if pace is None or length.seconds is None or genotype.space == self.floor.space or genotype.space != space.name:
+            return genotype  # the floor's space has sizes of its own to search
+        if not isinstance(space, Scalable):
+            return genotype
+        growth = length.seconds / pace.enough_s
+        return space.scaled(genotype, int(growth * space.cost(genotype).flops)) if growth >= _GROWS else genotype
 
     def _warm_start(self, genotype: Genotype, length: Fidelity, planned: Sequence[Work]) -> str | None:
         """The best weights there are of this architecture, where starting from them pays: see `_WARM_EPOCHS`.
@@ -302,6 +337,11 @@ class _Pace:
     def seconds_of(self, pictures: float) -> float:
         return pictures / self.pictures * self.epoch_s
 
+    @property
+    def enough_s(self) -> float:
+        """Seconds after which more pictures teach a final little."""
+        return self.seconds_of(max(_FINAL_EPOCHS_ENOUGH * self.pictures, _FINAL_PICTURES_ENOUGH))
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -321,16 +361,19 @@ class Schedule:
     finals: int
 
 
-def schedule(budget_s: float, done: Sequence[Done], devices: int, seeds: int = 0) -> Schedule:
+def schedule(
+    budget_s: float, done: Sequence[Done], devices: int, seeds: int = 0, expected: "_Pace | None" = None
+) -> Schedule:
     """The division of `budget_s`. A function of its arguments; only the first training's pace moves it much.
 
-    seeds: how many architectures the user asked for; candidates are shortened so that these find room.
+    seeds: how many architectures the user asked for; candidates are shortened so that these find room. expected: the
+    pace, as long as no training has shown it.
 
     The final's share follows from how often it could see the pictures if it had all the time, compared with what is
     enough: 80 % where that is a quarter (a slow machine, many pictures: one good training beats many candidates),
     57 % where it is just enough, 30 % from five times enough on. Until the pace is known, 60 %.
     """
-    pace = _Pace.of(done)
+    pace = _Pace.of(done) or expected
     reserve_s = max(_MIN_RESERVE_S, _RESERVE_SHARE * budget_s)
     if pace is not None:
         reserve_s = max(reserve_s, min(2.0 + _EVALUATION_EPOCHS * pace.epoch_s, _MAX_RESERVE_SHARE * budget_s))
@@ -341,7 +384,7 @@ def schedule(budget_s: float, done: Sequence[Done], devices: int, seeds: int = 0
     if pace is None:
         return Schedule(end_s, floor_s, floor_s, 0.4 * end_s, start_s, finals=1)
 
-    enough_s = pace.seconds_of(max(_FINAL_EPOCHS_ENOUGH * pace.pictures, _FINAL_PICTURES_ENOUGH))
+    enough_s = pace.enough_s
     share = min(0.8, max(0.3, 0.574 - 0.163 * math.log(end_s / enough_s))) if end_s > 0 else 0.8
     until_s = (1 - share) * end_s
     finals = min(_MAX_FINALS, max(1, int(share * end_s / (2 * enough_s))))
@@ -363,12 +406,31 @@ def schedule(budget_s: float, done: Sequence[Done], devices: int, seeds: int = 0
     return Schedule(end_s, floor_s, explore_s if worth_it else None, until_s, start_s, finals)
 
 
+def rungs_for(budget: Budget, *, pictures: int, epoch_s: float, devices: int, eta: int) -> int:
+    """Rungs of successive halving (Li et al. 2018, arXiv:1810.05834) that a search has the time for; 1 is off.
+
+    Another rung for each `eta` times as many candidates as are needed to choose from at all, as long as the shortest
+    training is one that can be judged. pictures: to learn from. epoch_s: expected seconds of one pass over them. A
+    budget in trials counts a short training like a long one, so that halving has nothing to give.
+    """
+    if budget.seconds is None:
+        return 1
+    division = schedule(budget.seconds, [], devices, expected=_Pace(epoch_s, pictures))
+    if division.explore_s is None:
+        return 1
+    fitting = max(1, devices) * division.explore_until_s / (division.explore_s + division.start_s)
+    rungs = 1
+    while fitting >= _HALVED_FROM * float(eta) ** (rungs - 1) and division.explore_s >= _MIN_TRIAL_S * eta**rungs:
+        rungs += 1
+    return rungs
+
+
 def _settled(explore_s: float, done: Sequence[Done]) -> float:
     """The length nearby that trials have had already, so that scores compare: of candidates before an extension, else
     of the floor."""
     candidates, floors = (
         [
-            each.candidate.fidelity.seconds
+            round(each.candidate.fidelity.seconds / each.candidate.fidelity.rung, 1)
             for each in done
             if each.purpose is purpose and each.state == "succeeded" and each.candidate.fidelity.seconds is not None
         ]

@@ -78,7 +78,7 @@ def _go_on(session: Session, search: Search) -> None:
     version = session.get_one(DatasetVersion, search.version_id)
     if search.floor is None:
         try:
-            settle(search, version, speed)
+            settle(search, version, speed, workers.trial_devices(session))
         except UnfitSearchError as error:
             searches.end(session, search, str(error))
             return

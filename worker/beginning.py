@@ -3,13 +3,15 @@
 from typing import Any
 
 from search.candidate import Candidate
-from search.floor import affordable_flops, floor
+from search.catalog import AS_TIME_ALLOWS
+from search.floor import affordable_flops, expected_epoch_s, floor
 from search.limits import Limits, OverLimitError, foretold, within
+from search.race import rungs_for
 from search.space import Genotype, InvalidGenotypeError, Scalable, Space
 from search.spaces import space_for
 from search.strategies.history import WHOLE
 from store.tables import DatasetVersion, Search
-from worker.engine import shape_of
+from worker.engine import budget_of, shape_of
 
 # What is sized under a budget in trials must not depend on the machine: as for a laptop's minute.
 TRIALS_BUDGET_FLOPS_PER_S, TRIALS_BUDGET_S = 20e9, 60.0
@@ -19,12 +21,13 @@ class UnfitSearchError(ValueError):
     """What the search was given cannot be trained; the message says what could be."""
 
 
-def settle(search: Search, version: DatasetVersion, flops_per_s: float) -> None:
-    """Write floor and seeds into the row, where they stay: they must not change with the machine of the next turn.
+def settle(search: Search, version: DatasetVersion, flops_per_s: float, devices: int) -> None:
+    """Write floor, seeds and what the user left open into the row, where they stay: they must not change with the
+    machines of the next turn.
 
-    flops_per_s: multiply-adds per second of the slowest worker. Seeds from another shape of data are brought to the
-    size that this search can train. Raises UnfitSearchError for a seed that its space does not have or its limits
-    forbid, and for limits that no network meets.
+    flops_per_s: multiply-adds per second of the slowest worker. devices: how many work. Seeds from another shape of
+    data are brought to the size that this search can train. Raises UnfitSearchError for a seed that its space does not
+    have or its limits forbid, and for limits that no network meets.
     """
     n_train = sum(version.stats["splits"]["train"].values())
     timed = search.budget_s is not None
@@ -44,6 +47,14 @@ def settle(search: Search, version: DatasetVersion, flops_per_s: float) -> None:
     search.seeds = [_settled(number, seed, space, affordable) for number, seed in enumerate(search.seeds)]
     search.limits = search.limits | {"foretold": likely.to_json()}
     search.floor = chosen.to_json()
+    options = search.strategy_options
+    if options.get("rungs") == AS_TIME_ALLOWS:
+        flops = space_for(chosen.space, shape, {}).cost(chosen).flops
+        epoch_s = expected_epoch_s(n_train, flops, flops_per_s=speed)
+        rungs = rungs_for(
+            budget_of(search), pictures=n_train, epoch_s=epoch_s, devices=devices, eta=int(options["eta"])
+        )
+        search.strategy_options = options | {"rungs": rungs}
 
 
 def _settled(number: int, seed: dict[str, Any], space: Space, flops: int) -> dict[str, Any]:

@@ -25,13 +25,15 @@ class Bayesian(Remembering):
     Candidates that are under way count as found as expected. The first `initial` are drawn uniformly.
     """
 
+    name = "bayesian"
+
     def __init__(self, space: Space, options: Mapping[str, Json], seed: int) -> None:
         self._space = space
         self._seed = seed
         self._initial = int(options["initial"])
         self._pool = int(options["pool"])
         super().__init__(
-            History("bayesian", space, seed, keep=_KEEP, worth=lambda member: (member.score, -member.number))
+            History(self.name, space, seed, keep=_KEEP, worth=lambda member: (member.score, -member.number))
         )
         self._features: dict[
             str, NDArray[np.float32]
@@ -41,16 +43,17 @@ class Bayesian(Remembering):
         first = min(count, max(0, self._initial - self._history.asked))
         if len(self._history.members) < _LEAST:
             first = count
-        asked = self._history.propose(first, pending, self._anywhere)
+        asked = self._history.propose(first, pending, self._unmodelled)
         if len(asked) < count and first < count:
             steps = self._steps(count - len(asked), [*pending, *asked])
             draws = iter(steps)
             asked += self._history.propose(len(steps), [*pending, *asked], lambda _: next(draws))
         if len(asked) < count:  # the pool had nothing new
-            asked += self._history.propose(count - len(asked), [*pending, *asked], self._anywhere)
+            asked += self._history.propose(count - len(asked), [*pending, *asked], self._unmodelled)
         return asked
 
-    def _anywhere(self, random: Random) -> tuple[Genotype, str | None]:
+    def _unmodelled(self, random: Random) -> tuple[Genotype, str | None]:
+        """What is proposed without a model, and the trial it is a change of."""
         return self._space.sample(random), None
 
     def _steps(self, count: int, pending: Sequence[Candidate]) -> list[tuple[Genotype, str | None]]:
@@ -128,8 +131,8 @@ class Bayesian(Remembering):
         self._notes.append(Note(step, "surrogate", data))
 
     def estimates(self, genotypes: Sequence[Genotype]) -> list[float] | None:
-        """Scores expected of these, freed of what was chance in single trainings; None before there is a model."""
-        if len(self._history.members) < _LEAST:
+        """Scores expected of these, freed of what was chance in single trainings; None before the model decides."""
+        if len(self._history.members) < max(_LEAST, self._initial):
             return None
         process = self._process()
         return [float(score) for score in process.as_scores(process.posterior(self._rows(genotypes)).mean)]

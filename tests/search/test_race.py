@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Any
 
 import pytest
 
 from search.candidate import Candidate, Fidelity, Purpose
-from search.race import Budget, Done, Turn, Work, observations, plan, schedule
+from search.race import EXPLORE_EPOCHS, Budget, Done, Turn, Work, observations, plan, rungs_for, schedule
 from search.space import Genotype, Space
 from search.strategies import Strategy, strategy_for
 from search.strategies.history import WHOLE
@@ -43,6 +44,7 @@ class Simulation:
     seed: int = 0
     space: Space = field(default_factory=lambda: small_space("stages"))
     strategy_name: str = "race"
+    options: dict[str, Any] = field(default_factory=dict)
     seeds: Sequence[Candidate] = ()
     now: float = 0.0
     done: list[Done] = field(default_factory=list)
@@ -52,11 +54,13 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self.random = Random(f"simulation/{self.seed}")
-        self.strategy = strategy_for(self.strategy_name, self.space, {}, self.seed, None)
+        if self.strategy_name == "race" and not self.options:
+            self.options = {"pool": 20}
+        self.strategy = strategy_for(self.strategy_name, self.space, self.options, self.seed, None)
 
     def turn(self, slots: int | None = None) -> Turn:
         # Each turn starts from the dump, as a worker does.
-        self.strategy = strategy_for(self.strategy_name, self.space, {}, self.seed, self.strategy.dump())
+        self.strategy = strategy_for(self.strategy_name, self.space, self.options, self.seed, self.strategy.dump())
         return plan(
             self.space,
             self.strategy,
@@ -486,3 +490,68 @@ def test_a_given_architecture_that_failed_is_not_tried_again() -> None:
     done = Simulation(Budget(trials=12), failures=0.5, strategy_name="fixed", seeds=given(6), seed=2).run()
     assert any(each.state == "failed" for each in done.done if each.purpose is Purpose.EXPLORE)
     assert len(done.of(Purpose.EXPLORE)) == 6
+
+
+def test_of_many_scores_the_estimates_choose_what_is_trained_to_the_end() -> None:
+    """One network scored highest once, while those that are like it scored low."""
+    space, strategy = small_space("nb201"), strategy_for("bayesian", small_space("nb201"), {"initial": 8}, 0, None)
+    networks = [space.sample(Random(f"network/{number}")) for number in range(40)]
+    lucky, length = 21, Fidelity(epochs=EXPLORE_EPOCHS)
+    done = [Done(Purpose.FLOOR, Candidate(FLOOR, length), 0.5, 31.0, "floor", "succeeded", ())]
+    for number, network in enumerate(networks):
+        score = 0.82 if number == lucky else 0.5 + 0.05 * network.genes["cell"].count("nor_conv")
+        done.append(Done(Purpose.EXPLORE, Candidate(network, length), score, 31.0, f"t{number:03d}", "succeeded", ()))
+    strategy.tell(observations(space, done))
+    budget = Budget(trials=len(done) + 1)
+    turn = plan(space, strategy, FLOOR, budget, spent_s=0.0, done=done, running=[], slots=1, devices=1, seed=0)
+    (final,) = turn.work
+    assert final.purpose is Purpose.FINAL
+    assert final.candidate.genotype != networks[lucky]
+    assert final.candidate.genotype.genes["cell"].count("nor_conv") == 4
+
+
+def test_finals_of_a_fixed_skeleton_grow_with_the_time() -> None:
+    def final(seconds: float) -> tuple[Work, Simulation]:
+        quick = {"pictures": 4_000, "rate": 20_000, "strategy_name": "random"}
+        done = Simulation(Budget(seconds=seconds), space=small_space("cell"), **quick).run()
+        return done.of(Purpose.FINAL)[0], done
+
+    work, done = final(1200.0)
+    (origin,) = [each for each in done.done if each.trial == work.candidate.parent]
+    cost = {name: done.space.cost(each.candidate.genotype).flops for name, each in (("small", origin), ("final", work))}
+    assert cost["final"] > 2 * cost["small"]
+    assert work.warm_start is None
+    genes, grown = origin.candidate.genotype.genes, work.candidate.genotype.genes
+    assert (genes["normal"], genes["reduction"]) == (grown["normal"], grown["reduction"])
+    work, done = final(60.0)
+    assert work.candidate.genotype in {
+        each.candidate.genotype for each in done.done if each.trial == work.candidate.parent
+    }
+
+
+def test_a_shortlist_that_grows_is_still_trained_once_each() -> None:
+    quick = {"pictures": 4_000, "rate": 20_000, "strategy_name": "random"}
+    done = Simulation(Budget(seconds=3600), space=small_space("cell"), **quick).run()
+    finals = done.of(Purpose.FINAL)
+    assert len({work.candidate.parent for work in finals}) == len(finals) == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "devices", "rungs"), [(300.0, 1, 1), (3600.0, 1, 2), (86_400.0, 1, 3), (3600.0, 8, 3)]
+)
+def test_candidates_are_halved_where_there_is_time_for_many(seconds: float, devices: int, rungs: int) -> None:
+    assert rungs_for(Budget(seconds=seconds), pictures=10_000, epoch_s=5.0, devices=devices, eta=3) == rungs
+
+
+def test_a_budget_in_trials_is_not_halved() -> None:
+    assert rungs_for(Budget(trials=1000), pictures=10_000, epoch_s=5.0, devices=1, eta=3) == 1
+
+
+@pytest.mark.parametrize("eta", [2, 3])
+def test_short_trainings_of_lower_rungs_do_not_shorten_candidates(eta: int) -> None:
+    done = Simulation(Budget(seconds=3600), strategy_name="random", options={"rungs": 3, "eta": eta}).run()
+    lengths = {(work.candidate.fidelity.rung, work.candidate.fidelity.seconds) for work in done.of(Purpose.EXPLORE)}
+    assert len(lengths) == 3
+    whole = dict(lengths)[1.0]
+    assert whole is not None
+    assert {(rung, round(whole * rung, 1)) for rung, _ in lengths} == lengths

@@ -238,11 +238,12 @@ def test_evolution_and_race_find_more_than_chance() -> None:
         return float(candidate.genotype.genes_json.count("conv3x3"))
 
     best: dict[str, float] = {}
+    options = {"race": {"pool": 20, "initial": 40}}
     for name in ("random", "evolution", "race"):
         total = 0.0
         for seed in range(5):
-            strategy, top = strategy_for(name, space, {}, seed, None), 0.0
-            for step in range(120):
+            strategy, top = strategy_for(name, space, options.get(name, {}), seed, None), 0.0
+            for step in range(120 if name == "evolution" else 60):
                 (candidate,) = strategy.ask(1, [])
                 top = max(top, score(candidate))
                 strategy.tell([Observation(candidate, score(candidate), 1.0, f"trial-{step:04d}")])

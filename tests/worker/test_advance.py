@@ -367,3 +367,18 @@ def test_an_architecture_from_other_data_is_sized_for_this(context: Context) -> 
     }
     assert genes["skeleton"]["side"] == 28
     assert carried.candidate["parent"] == "tr_other"
+
+
+def test_how_candidates_are_halved_is_settled_at_the_first_turn(context: Context) -> None:
+    searches_of = {
+        seconds: new_search(
+            context, strategy="race", strategy_options={"rungs": 0, "eta": 3}, budget_s=seconds, budget_trials=None
+        )
+        for seconds in (60.0, 86_400.0)
+    }
+    rungs = {}
+    for seconds, search_id in searches_of.items():
+        take_turn(context, search_id)
+        rungs[seconds] = search_of(context, search_id).strategy_options["rungs"]
+    assert rungs[60.0] == 1
+    assert rungs[86_400.0] > 1
