@@ -39,6 +39,7 @@ _NAMES = tuple(option.name for option in catalog.LIMITS.options)
 _BYTES = 4  # of a parameter in the file, float32
 _MB = 1_000_000
 _TRIES = 12  # draws or changes in search of a network inside the limits; then one outside is brought inside
+_KEPT, _WALK = 16, 12  # networks brought inside from which draws go on, and how many changes these make at most
 _STARTS = 8  # of the search for the smallest network
 _SHRINKINGS = 30  # of a skeleton, each to what its excess suggests
 _MEASURED = 8  # networks that show what size and time come with how many parameters and multiply-adds
@@ -254,7 +255,8 @@ def within(space: Space, limits: Limits, likely: Limits | None = None) -> Space:
 
 
 class _Limited:
-    """Draws until something is inside, and brings inside what never is; the rest is the space's own answer."""
+    """Draws until something is inside, and goes on from what was brought inside when nothing is; all else is the space's
+    own answer."""
 
     def __init__(self, space: _Whole, limits: Limits, likely: Limits) -> None:
         self.name = space.name
@@ -262,6 +264,7 @@ class _Limited:
         self._space = space
         self._limits = limits
         self._likely = likely
+        self._brought: dict[int, Genotype] = {}
 
     def _is_inside(self, genotype: Genotype) -> bool:
         return self._likely.excess(self._space.cost(genotype)) <= 1
@@ -280,16 +283,25 @@ class _Limited:
             genotype = self._space.sample(random)
             if self._is_inside(genotype):
                 return genotype
-        return self._inside(genotype)
+        genotype = self._brought_inside(random.randrange(_KEPT))
+        for _ in range(random.randint(1, _WALK)):
+            genotype = self.mutate(genotype, random)
+        return genotype
+
+    def _brought_inside(self, place: int) -> Genotype:
+        """The same for each place, and made once: to bring every draw inside would take a tenth of a second each."""
+        if place not in self._brought:
+            self._brought[place] = self._inside(self._space.sample(Random(f"inside/{place}")))
+        return self._brought[place]
 
     def mutate(self, genotype: Genotype, random: Random) -> Genotype:
-        """Where hardly any change stays inside one of those that do; a draw where none does."""
+        """Where hardly any change stays inside one of those that do; something else inside where none does."""
         for _ in range(_TRIES):
             changed = self._space.mutate(genotype, random)
             if self._is_inside(changed):
                 return changed
         neighbours = list(self.neighbours(genotype))
-        return random.choice(neighbours) if neighbours else self.sample(random)
+        return random.choice(neighbours) if neighbours else self._brought_inside(random.randrange(_KEPT))
 
     def neighbours(self, genotype: Genotype) -> Iterator[Genotype]:
         return filter(self._is_inside, self._space.neighbours(genotype))
@@ -309,22 +321,32 @@ class _Limited:
         return self._inside(self._space.from_tokens(tokens))
 
     def scaled(self, genotype: Genotype, flops: int) -> Genotype:
-        """The largest skeleton that is inside, about; the genotype as it is when it is inside and no other skeleton is.
+        """About the largest skeleton that is inside; the genotype as it is where that is inside and larger.
 
-        Raises OverLimitError when neither is.
+        Raises OverLimitError when neither is inside.
         """
-        wanted, smaller = min(flops, self._likely.flops or flops), genotype
+        own = self._space.cost(genotype)
+        most = wanted = min(flops, self._likely.flops or flops)
+        smaller = genotype
         for _ in range(_SHRINKINGS):
             before, smaller = smaller, self._space.scaled(genotype, wanted)
             cost = self._space.cost(smaller)
             excess = self._likely.excess(cost)
             if excess <= 1:
-                return smaller
+                stays = cost.flops < own.flops <= most and self._is_legal(genotype)
+                return genotype if stays else smaller
             if smaller == before:
                 break
             wanted = int(min(wanted, cost.flops) * min(0.98, 1 / excess))
         self.check(genotype)
         return genotype
+
+    def _is_legal(self, genotype: Genotype) -> bool:
+        try:
+            self.check(genotype)
+        except InvalidGenotypeError:
+            return False
+        return True
 
     def check(self, genotype: Genotype) -> None:
         self._space.check(genotype)

@@ -341,7 +341,8 @@ class _Run:
             parent = random.choice(self._best(_ELITE))
             tokens = self.tokenised.tokens(self.space.mutate(self.tokenised.from_tokens(parent), random))
         else:
-            tokens, _ = draw(self.learner.controller, random)
+            drawn, _ = draw(self.learner.controller, random)
+            tokens = self.tokenised.tokens(self.tokenised.from_tokens(drawn))  # a space within limits changes them
         self.drawn += 1
         key = self.space.key(self.tokenised.from_tokens(tokens))
         if key in self.keys:

@@ -37,7 +37,12 @@ def space_of(genotype: Genotype, shape: Shape, space: str, options: Mapping[str,
 def searched_space(search: Search, shape: Shape, floor: Genotype) -> Space:
     """The space that the search draws from, around its floor and within what its limits let expect."""
     space = space_for(search.space, shape, search.space_options, centre=floor)
-    return within(space, Limits.of(search.limits), Limits.of(search.limits["foretold"]))
+    return limited(space, search.limits)
+
+
+def limited(space: Space, limits: Mapping[str, Any]) -> Space:
+    """The space within a settled search's limits."""
+    return within(space, Limits.of(limits), Limits.of(limits["foretold"]))
 
 
 def handicap(purpose: Purpose, objective: str, score: float, validated: int) -> float:

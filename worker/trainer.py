@@ -121,17 +121,17 @@ class _Trainer:
         from search.candidate import Candidate, Purpose
         from search.data import Images
         from search.export import load_weights
-        from search.limits import Limits, Measured, within
+        from search.limits import Limits, Measured
         from search.stopping import should_stop
         from search.train import Point, train
-        from worker.engine import curve_of, handicap, point_json, space_of
+        from worker.engine import curve_of, handicap, limited, point_json, space_of
 
         scratch = Path(order["scratch"])
         candidate = Candidate.from_json(order["candidate"])
         images = Images.open(Path(order["data"]), order["labels"])
         space = space_of(candidate.genotype, images.shape(), order["space"], order["space_options"])
         limits = Limits.of(order["limits"])
-        within(space, limits).check(candidate.genotype)
+        limited(space, order["limits"]).check(candidate.genotype)
         foreseen = limits.measure(space, candidate.genotype, images.labels)
         peers = [curve_of(curve) for curve in order["peers"]]
         curve = curve_of(order["curve"])

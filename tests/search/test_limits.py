@@ -98,6 +98,26 @@ def test_scaling_uses_most_of_what_is_allowed() -> None:
     assert 700_000 < space.cost(scaled).params <= 1_000_000
 
 
+def test_an_architecture_is_not_made_smaller_where_a_larger_skeleton_is_outside(space: Space) -> None:
+    genotype = space.sample(Random(4))
+    cost = space.cost(genotype)
+    limited = within(space, Limits(params=cost.params, flops=cost.flops))
+    assert isinstance(limited, Scalable)
+    scaled = limited.scaled(genotype, 10 * cost.flops)
+    assert is_inside(space, Limits(params=cost.params, flops=cost.flops), scaled)
+    assert space.cost(scaled).flops >= cost.flops
+
+
+def test_draws_differ_where_hardly_anything_is_inside(space: Space) -> None:
+    smallest = space.cost(nearest(space, Limits(params=1), space.sample(Random(0)))).params
+    limited = within(space, Limits(params=int(1.3 * smallest)))
+    drawn = [limited.sample(Random(seed)) for seed in range(20)]
+    assert drawn == [within(space, Limits(params=int(1.3 * smallest))).sample(Random(seed)) for seed in range(20)]
+    assert len({space.key(each) for each in drawn}) > 10
+    changed = [limited.mutate(each, Random(1)) for each in drawn]
+    assert sum(space.key(a) != space.key(b) for a, b in zip(drawn, changed, strict=True)) > 10
+
+
 def test_a_space_keeps_its_protocols(space: Space) -> None:
     limited = within(space, Limits(params=10**9))
     assert [isinstance(limited, each) for each in PROTOCOLS] == [isinstance(space, each) for each in PROTOCOLS]
