@@ -227,11 +227,15 @@ class _Table:
         return (final if known is None else known.candidate).genotype.digest()
 
     def final(self, length: Fidelity, at: Fidelity, planned: Sequence[Work], shortlist: int) -> Work:
-        """The next final training: the best that has had none, and when the shortlist has, the best of them again."""
-        had = Counter(self._origin(each.candidate) for each in self.ended(Purpose.FINAL))
+        """The next final training: the best that has had none, and when the shortlist has, the best of them again.
+
+        Where a larger skeleton proved to be beyond the search's limits the architecture has its turn once more as it is.
+        """
+        ended = [each for each in self.ended(Purpose.FINAL) if not each.over_limit]
+        had = Counter(self._origin(each.candidate) for each in ended)
         had.update(self._origin(w.candidate) for w in [*self.going(Purpose.FINAL), *planned])
         trained = self.succeeded(Purpose.FINAL)
-        failed = {self._origin(each.candidate) for each in self.ended(Purpose.FINAL) if each.state != "succeeded"}
+        failed = {self._origin(each.candidate) for each in ended if each.state != "succeeded"}
         ranking = self.ranking(at)
         sound = [each for each in ranking if each.genotype.digest() not in failed] or ranking
         fresh = [each for each in sound[:shortlist] if not had[each.genotype.digest()]]
@@ -256,7 +260,8 @@ class _Table:
         pace = None if known is None else _Pace.of([known])
         if pace is None or length.seconds is None or genotype.space == self.floor.space or genotype.space != space.name:
             return genotype  # the floor's space has sizes of its own to search
-        if not isinstance(space, Scalable):
+        refused = {self._origin(each.candidate) for each in self.ended(Purpose.FINAL) if each.over_limit}
+        if not isinstance(space, Scalable) or genotype.digest() in refused:
             return genotype
         growth = length.seconds / pace.enough_s
         return space.scaled(genotype, int(growth * space.cost(genotype).flops)) if growth >= _GROWS else genotype

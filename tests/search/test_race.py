@@ -529,6 +529,36 @@ def test_finals_of_a_fixed_skeleton_grow_with_the_time() -> None:
     }
 
 
+def test_a_final_whose_larger_skeleton_is_beyond_the_limits_is_trained_as_it_was_tried() -> None:
+    quick = {"pictures": 4_000, "rate": 20_000, "strategy_name": "random"}
+    simulation = Simulation(Budget(seconds=3600), space=small_space("cell"), **quick)
+    while not simulation.of(Purpose.FINAL):
+        simulation.start(simulation.turn())
+        if not simulation.of(Purpose.FINAL):
+            simulation.end_one()
+    simulation.going = [(began, number, work, True, began) for _, number, work, _, began in simulation.going]
+    simulation.end_one()
+    simulation.done[-1] = replace(simulation.done[-1], over_limit=True)
+    (refused,) = simulation.of(Purpose.FINAL)
+    simulation.run()
+    again = simulation.of(Purpose.FINAL)[1].candidate
+    tried = next(each.candidate for each in simulation.done if each.trial == refused.candidate.parent)
+    assert refused.candidate.genotype != tried.genotype == again.genotype
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_candidates_beyond_the_limits_do_not_end_the_exploring(devices: int) -> None:
+    simulation = Simulation(Budget(seconds=600), devices=devices, strategy_name="random")
+    simulation.start(simulation.turn())
+    simulation.end_one()
+    while len(simulation.of(Purpose.EXPLORE)) < 12:
+        simulation.start(simulation.turn())
+        simulation.going = [(began + 1, number, work, True, began) for _, number, work, _, began in simulation.going]
+        simulation.end_one()
+        simulation.done[-1] = replace(simulation.done[-1], over_limit=True)
+    assert not simulation.of(Purpose.FINAL)
+
+
 def test_a_shortlist_that_grows_is_still_trained_once_each() -> None:
     quick = {"pictures": 4_000, "rate": 20_000, "strategy_name": "random"}
     done = Simulation(Budget(seconds=3600), space=small_space("cell"), **quick).run()
