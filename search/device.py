@@ -6,9 +6,11 @@ hangs the child.
 
 import ctypes
 import json
+import math
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,10 +21,12 @@ import torch
 from torch import Tensor, nn
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
-_PROBE_CHANNELS, _PROBE_SIDE, _PROBE_BATCH = 64, 16, 64  # the middle of a typical network
+_PROBE_CHANNELS, _PROBE_SIDE, _PROBE_BATCH = 64, 16, 32
+_ROUNDS = 8  # passes of which the best tells the speed
+_CHOICE_S = 0.8  # for finding the best format and layout
 _GLANCE_BATCH = 4  # enough to see that a processor only emulates a format
 _FORMATS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-_PAYS = 1.15  # bf16 must be this much faster than fp32 before its coarser numbers are taken
+_PAYS = 1.1  # what is not the usual choice must be this much faster; bf16 gains more in a whole step than in the probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Device:
 
     @staticmethod
     def best(memo: Path | None = None) -> "Device":
-        """The fastest device of this machine. The first call in a process measures it (under a second).
+        """The fastest device of this machine. The first call in a process measures it (about a second).
 
         memo: a file that keeps the choice of format and layout. Where two are about equally fast, noise decides, and
         with it the last digits of every training: processes that share the file agree, and repeat each other exactly.
@@ -56,7 +60,8 @@ class Device:
 
     def measured_again(self) -> "Device":
         """The same device with its speed as it is now, when others may have stopped using the machine."""
-        return replace(self, flops_per_s=_probe(self.torch_device, self.dtype, self.channels_last, _PROBE_BATCH))
+        probe = _Probe(self.torch_device, self.dtype, self.channels_last)
+        return replace(self, flops_per_s=probe.flops_per_s())
 
     @property
     def torch_device(self) -> torch.device:
@@ -111,15 +116,8 @@ def _measured(kind: Literal["cpu", "cuda"], memo: Path | None) -> Device:
     device = torch.device(kind)
     remembered = _recall(memo, name, threads)
     if remembered is not None:
-        chosen, last = remembered
-        return Device(kind, index, name, threads, chosen, last, _probe(device, chosen, last, _PROBE_BATCH))
-    chosen, last, speed = _fastest_layout(device, formats[0])
-    for dtype in formats[1:]:
-        if _probe(device, dtype, last, _GLANCE_BATCH) < speed / 4:
-            continue
-        other = _fastest_layout(device, dtype)
-        if other[2] > _PAYS * speed:
-            chosen, last, speed = other
+        return Device(kind, index, name, threads, *remembered, _Probe(device, *remembered).flops_per_s())
+    chosen, last, speed = _fastest(device, formats)
     if memo is not None:
         document = _hardware(name, threads) | {"dtype": _FORMATS[chosen], "channels_last": last}
         part = memo.with_name(f"{memo.name}.{os.getpid()}")
@@ -146,44 +144,66 @@ def _recall(memo: Path | None, name: str, threads: int) -> tuple[torch.dtype, bo
     return None
 
 
-def _fastest_layout(device: torch.device, dtype: torch.dtype) -> tuple[torch.dtype, bool, float]:
-    speeds = {last: _probe(device, dtype, last, _PROBE_BATCH) for last in (True, False)}
-    last = speeds[True] * _PAYS >= speeds[False]  # the measurement may be disturbed; rarely is the other one better
-    return dtype, last, speeds[last]
+def _fastest(device: torch.device, formats: Sequence[torch.dtype]) -> tuple[torch.dtype, bool, float]:
+    """Format, channels_last and speed. Probes take turns, so that other work on the machine disturbs them alike; of each
+    the best pass counts."""
+    glances = [_Probe(device, dtype, True, _GLANCE_BATCH).best_pass_s(rounds=2) for dtype in formats]
+    sound = [dtype for dtype, pass_s in zip(formats, glances, strict=True) if pass_s < 4 * glances[0]]
+    probes = {(dtype, last): _Probe(device, dtype, last) for dtype in sound for last in (True, False)}
+    best_s, started = dict.fromkeys(probes, math.inf), time.perf_counter()
+    while time.perf_counter() - started < _CHOICE_S or math.inf in best_s.values():
+        for choice, probe in probes.items():
+            best_s[choice] = min(best_s[choice], probe.pass_s())
+    dtype, last = formats[0], True
+    for choice in probes:  # in the order of preference: noise must not decide between equals
+        if best_s[choice] * _PAYS < best_s[dtype, last]:
+            dtype, last = choice
+    return dtype, last, probes[dtype, last].work / best_s[dtype, last]
 
 
-def _probe(device: torch.device, dtype: torch.dtype, channels_last: bool, batch: int) -> float:
-    """Multiply-adds per second of a small convolutional block, forward and backward: the best of a few rounds.
+class _Probe:
+    """A small convolutional block in the middle of a typical network, to be run forward and backward.
 
     On a processor the time that counts is what its threads worked, divided among them: other work on the machine, an
     import beside a search's start say, then does not make the device look slow for the whole search.
     """
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        block = nn.Sequential(
-            nn.Conv2d(_PROBE_CHANNELS, _PROBE_CHANNELS, 3, padding=1, bias=False),
-            nn.BatchNorm2d(_PROBE_CHANNELS),
-            nn.ReLU(),
-            nn.Conv2d(_PROBE_CHANNELS, _PROBE_CHANNELS, 3, padding=1, bias=False),
-        ).to(device)
-        images = torch.randn(batch, _PROBE_CHANNELS, _PROBE_SIDE, _PROBE_SIDE, device=device)
-    for parameter in block.parameters():
-        parameter.data = parameter.data.contiguous(memory_format=layout) if parameter.ndim == 4 else parameter.data
-    images = images.contiguous(memory_format=layout).requires_grad_()
-    work = 3 * 2 * batch * _PROBE_CHANNELS**2 * 9 * _PROBE_SIDE**2
-    threads, clock = (1, time.perf_counter) if device.type == "cuda" else (torch.get_num_threads(), time.process_time)
-    best_s, started = float("inf"), time.perf_counter()
-    for _ in range(8):
+
+    def __init__(
+        self, device: torch.device, dtype: torch.dtype, channels_last: bool, batch: int = _PROBE_BATCH
+    ) -> None:
+        self._device, self._dtype = device, dtype
+        self.work = 3 * 2 * batch * _PROBE_CHANNELS**2 * 9 * _PROBE_SIDE**2  # multiply-adds of a pass
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            self._block = nn.Sequential(
+                nn.Conv2d(_PROBE_CHANNELS, _PROBE_CHANNELS, 3, padding=1, bias=False),
+                nn.BatchNorm2d(_PROBE_CHANNELS),
+                nn.ReLU(),
+                nn.Conv2d(_PROBE_CHANNELS, _PROBE_CHANNELS, 3, padding=1, bias=False),
+            ).to(device)
+            images = torch.randn(batch, _PROBE_CHANNELS, _PROBE_SIDE, _PROBE_SIDE, device=device)
+        for parameter in self._block.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+        self._images = images.contiguous(memory_format=layout).requires_grad_()
+
+    def pass_s(self) -> float:
+        on_cpu = self._device.type == "cpu"
+        clock, threads = (time.process_time, torch.get_num_threads()) if on_cpu else (time.perf_counter, 1)
         before = clock()
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss: Tensor = block(images).float().square().mean()
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16):
+            loss: Tensor = self._block(self._images).float().square().mean()
         torch.autograd.backward(loss)
-        if device.type == "cuda":
+        if not on_cpu:
             torch.cuda.synchronize()
-        best_s = min(best_s, (clock() - before) / threads)
-        if time.perf_counter() - started > 0.2:
-            break
-    return work / best_s
+        return (clock() - before) / threads
+
+    def best_pass_s(self, rounds: int) -> float:
+        return min(self.pass_s() for _ in range(rounds))
+
+    def flops_per_s(self) -> float:
+        """Multiply-adds per second."""
+        return self.work / self.best_pass_s(_ROUNDS)
 
 
 def _keep_freed_memory() -> None:
