@@ -26,6 +26,7 @@ from worker.engine import budget_of, done_of, searched_space, shape_of, space_of
 log = structlog.get_logger()
 
 MAX_FAILED_TURNS = 5
+REBUILT_AFTER = 2  # failed turns in a row: state that can be read may be wrong none the less
 MAX_GAP_S = 1.0  # between the end of a trial and the turn that follows: worked time, too
 ENDED = (TrialState.SUCCEEDED, TrialState.FAILED, TrialState.PRUNED)
 UNFINISHED = (TrialState.QUEUED, TrialState.RUNNING)
@@ -116,9 +117,14 @@ def _go_on(session: Session, search: Search) -> None:
 
 
 def _strategy(search: Search, space: Space, ended: Any) -> Strategy:
-    """The strategy as it stood, told what ended since. State that cannot be read is rebuilt by telling it everything."""
+    """The strategy as it stood, told what ended since.
+
+    State that cannot be read, or with which turns have failed, is rebuilt by telling it everything.
+    """
     untold = [trial for trial in ended if trial.told_at is None]
     try:
+        if search.failed_turns >= REBUILT_AFTER:
+            raise StateError(f"{search.failed_turns} turns with it have failed")
         strategy = strategy_for(search.strategy, space, search.strategy_options, search.seed, search.strategy_state)
         strategy.tell(observations(space, [done_of(trial) for trial in untold]))
     except StateError as error:

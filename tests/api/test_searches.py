@@ -238,6 +238,12 @@ def _json(value: Any) -> bytes:
 WRONG_CHOICES: list[tuple[dict[str, Any], str, str]] = [
     ({"strategy": "magic"}, "strategy", "race, random, local, evolution"),
     ({"space": "outer"}, "space", "stages, cell"),
+    ({"strategy": "pnas"}, "strategy", "'pnas' cannot search 'stages'; these can: race, random, local"),
+    (
+        {"space": "cell", "strategy": "pnas", "strategy_options": {"batch": 2}},
+        "strategy_options.batch",
+        "it takes beam",
+    ),
     ({"objective": "beauty"}, "objective", "accuracy, balanced_accuracy, macro_f1, log_loss"),
     ({"strategy_options": {"population": 3}}, "strategy_options.population", "novelty, elite"),
     ({"strategy_options": {"elite": 0}}, "strategy_options.elite", "between 1 and 100"),

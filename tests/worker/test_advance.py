@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, update
+from structlog.testing import capture_logs
 
 from search.candidate import Purpose
 from search.space import Shape
@@ -114,11 +115,57 @@ def test_a_state_that_cannot_be_read_is_rebuilt_by_replay(context: Context) -> N
     whole = search_of(context, search_id).strategy_state
     with context.sessions.begin() as session:
         session.execute(update(Search).values(strategy_state={"not": "ours"}))
-    take_turn(context, search_id)
+    with capture_logs() as logged:
+        take_turn(context, search_id)
+    (line,) = [line for line in logged if line["event"] == "search.state_rebuilt"]
+    assert line["search"] == search_id
+    assert "needed: version 1 of 'evolution'" in line["reason"]
     rebuilt = search_of(context, search_id).strategy_state
     assert whole is not None
     assert rebuilt is not None
     assert rebuilt.keys() == whole.keys()
+
+
+def test_a_state_that_can_be_read_and_fails_turn_after_turn_is_rebuilt_as_well(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_id = new_search(context, strategy="evolution", budget_trials=20)
+    take_turn(context, search_id)
+    end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5, seconds=1.0)
+
+    def fail_with_state(*arguments: Any) -> Any:
+        if arguments[-1] is not None:
+            raise IndexError("a number in it names nothing")
+        return made(*arguments)
+
+    made = advance.strategy_for
+    with monkeypatch.context() as patched:
+        patched.setattr(advance, "strategy_for", fail_with_state)
+        for _ in range(advance.REBUILT_AFTER + 1):
+            take_turn(context, search_id)
+    assert search_of(context, search_id).failed_turns == 0
+    assert len(trials_of(context, search_id)) > 1
+
+
+def test_a_search_of_one_architecture_ends_before_its_trials_are_spent(context: Context) -> None:
+    search_id = new_search(
+        context, space="nb201", strategy="fixed", seeds=[searches.seed(genotype("nb201"))], budget_trials=50
+    )
+    for _ in range(10):
+        take_turn(context, search_id)
+        end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5, seconds=1.0)
+    assert [trial.purpose for trial in trials_of(context, search_id)] == ["floor", "explore", "final"]
+    assert search_of(context, search_id).ended_at is not None  # failed: there is no model, since nothing was trained
+
+
+def test_a_result_is_told_once(context: Context) -> None:
+    search_id = new_search(context)
+    take_turn(context, search_id)
+    end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5, seconds=1.0)
+    take_turn(context, search_id)
+    before = trials_of(context, search_id)[0].told_at
+    take_turn(context, search_id)
+    assert trials_of(context, search_id)[0].told_at == before is not None
 
 
 LEARNING = {"space": "nb201", "strategy": "reinforce", "strategy_options": {"batch": 2}, "budget_trials": 20}

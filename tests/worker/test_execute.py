@@ -16,8 +16,9 @@ from search.limits import measured_of
 from search.space import Shape
 from search.spaces.stages import StagesSpace
 from store import blobs, searches, trials
+from store.errors import StaleError
 from store.states import SearchState, TrialState
-from store.tables import Event, Model, Search, Trial
+from store.tables import DatasetVersion, Event, Model, Search, Trial
 from tests.worker.conftest import WORKER, new_search
 from worker import execute
 from worker.advance import take_turn
@@ -82,6 +83,25 @@ def test_a_trial_becomes_a_model_that_answers(context: Context) -> None:
     (scores,) = runtime.run(None, {"images": np.zeros((3, 28, 28, 1), np.uint8)})
     assert scores.shape == (3, 10)
     assert kinds == {"search", "trial", "progress", "model"}
+
+
+def test_a_trial_whose_hint_comes_twice_and_whose_result_comes_late_is_trained_once(context: Context) -> None:
+    trial_id = floor_trial(context)
+    execute.run(context, trial_id, WORKER)
+    before = row(context, id=trial_id)
+    execute.run(context, trial_id, WORKER)
+    late = execute._Run(
+        trial_id=trial_id, search_id=before.search_id, version=DatasetVersion(), attempt=before.attempt, order={},
+        deadline_s=None, curve=[], seconds_before=0.0, claimed_at=0.0,
+    )  # fmt: skip
+    with pytest.raises(StaleError):
+        execute._settle(context, late, execute._End(TrialState.FAILED, {"kind": "bug", "message": "late"}))
+    after = row(context, id=trial_id)
+    assert (after.state, after.score, after.attempt, after.error) == (before.state, before.score, 1, None)
+    with context.sessions() as session:
+        assert len(session.scalars(select(Model)).all()) == 1
+        ends = select(Event).where(Event.kind == "trial", Event.payload["state"].astext == "succeeded")
+        assert len(session.scalars(ends).all()) == 1
 
 
 def test_the_next_turn_follows_by_itself(context: Context) -> None:
