@@ -76,14 +76,21 @@ class Fidelity:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A genotype proposed at a fidelity. parent: id of the trial whose genotype it was made from, if any."""
+    """A genotype proposed at a fidelity. parent: id of the trial whose genotype it was made from, if any. inherit: its
+    training starts from the parent's weights, as far as these are kept and fit."""
 
     genotype: Genotype
     fidelity: Fidelity
     parent: str | None = None
+    inherit: bool = False
 
     def to_json(self) -> dict[str, Json]:
-        return {"genotype": self.genotype.to_json(), "fidelity": self.fidelity.to_json(), "parent": self.parent}
+        return {
+            "genotype": self.genotype.to_json(),
+            "fidelity": self.fidelity.to_json(),
+            "parent": self.parent,
+            "inherit": self.inherit,
+        }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Json]) -> "Candidate":
@@ -91,6 +98,7 @@ class Candidate:
             genotype=Genotype.from_json(document["genotype"]),
             fidelity=Fidelity.from_json(document["fidelity"]),
             parent=document.get("parent"),
+            inherit=document.get("inherit", False),
         )
 
 

@@ -196,6 +196,12 @@ STRATEGIES: Mapping[str, Entry] = {
             (
                 Option("population", "integer", 10, "Architectures alive at a time (P of the paper).", 2, 1000),
                 Option("sample", "integer", 3, "How many compete to become the parent (S).", 1, 1000),
+                Option(
+                    "inherit",
+                    "boolean",
+                    False,
+                    "A child starts from its parent's weights in the layers that were not changed (Real et al. 2017).",
+                ),
                 *HALVING,
             ),
             tuple(SPACES),

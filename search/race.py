@@ -92,7 +92,8 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A trial to run. warm_start: id of the trial whose weights it starts from, None for fresh ones."""
+    """A trial to run. warm_start: id of the trial whose weights it starts from where they are still kept, None for fresh
+    ones."""
 
     purpose: Purpose
     candidate: Candidate
@@ -175,6 +176,8 @@ class _Table:
 
     def work(self, purpose: Purpose, candidate: Candidate, index: int, warm_start: str | None = None) -> Work:
         digest = hashlib.sha256(f"{self.seed}/{index}".encode()).digest()
+        if candidate.inherit:
+            warm_start = candidate.parent
         return Work(purpose, candidate, int.from_bytes(digest[:4], "big") >> 1, warm_start)
 
     def floor_is_due(self) -> bool:
@@ -272,7 +275,7 @@ class _Table:
         None as well when another final starts from them right now; two of one kind should differ.
         """
         digest = genotype.digest()
-        taken = {each.warm_start for each in [*self.running, *planned]}
+        taken = {each.warm_start for each in [*self.running, *planned] if each.purpose is Purpose.FINAL}
         trials = [
             each
             for each in self.done

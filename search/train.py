@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search.candidate import Fidelity
@@ -120,8 +120,8 @@ def train(
     """Trains, validating on the way. Seconds count from this call and include the last validation.
 
     progress: told about every second; False ends the training now. resume: what `checkpoint` was given; the training
-    goes on there, and the seconds used up to there count. warm_start: state of a classifier of the same genotype, to
-    start from instead of random weights.
+    goes on there, and the seconds used up to there count. warm_start: state of a classifier to start from: of the same
+    genotype, or of another one whose weights are taken over wherever name and shape agree.
     Raises DivergedError, OutOfMemoryError, DoesNotFitError, CheckpointError, InvalidGenotypeError.
     """
     with out_of_memory_typed():
@@ -129,8 +129,14 @@ def train(
         if resume is not None:
             run.restore(resume)
         elif warm_start is not None:
-            run.network.load_state_dict(network_weights(warm_start))
+            run.start_from(network_weights(warm_start))
         return run.to_the_end(progress, checkpoint, checkpoint_every_s)
+
+
+def inherit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Takes over what has the same name and shape: the layers that a change of the architecture left as they were."""
+    own = network.state_dict()
+    network.load_state_dict(own | {n: v for n, v in weights.items() if n in own and own[n].shape == v.shape})
 
 
 def estimated_bytes(cost: Cost, batch_size: int) -> int:
@@ -172,7 +178,7 @@ class _Run:
         self.feed = Feed(images, self.rows, recipe, seed, device, self.classifier.normalised)
         if isinstance(network, FitsToData):
             network.fit_to(self.feed.few(_FIT_SAMPLE, self.side, "fit"))
-        self.average = {name: value.detach().clone() for name, value in self._averageable()}
+        self.average = self._copied()
         self.optimizer = Optimizer(
             network, self.batch_size, recipe.learning_rate, recipe.weight_decay, matrices=device.dtype
         )
@@ -237,6 +243,13 @@ class _Run:
 
     def _averageable(self) -> Iterator[tuple[str, Tensor]]:
         return ((n, v) for n, v in self.network.state_dict(keep_vars=False).items() if v.is_floating_point())
+
+    def _copied(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self._averageable()}
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        inherit(self.network, weights)
+        self.average = self._copied()
 
     @torch.no_grad()
     def _fold_into_average(self) -> None:

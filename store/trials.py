@@ -130,16 +130,22 @@ def best(session: Session, search_id: str) -> Trial | None:
 
 
 def drop_weights_below(session: Session, search_id: str, kept: int) -> None:
-    """Forget the weights of all but the floor and the best `kept` trials; the sweep frees the bytes."""
+    """Forget the weights of all but the floor, the best `kept` trials and those that a planned trial starts from; the
+    sweep frees the bytes."""
     ranked = (
         select(Trial.id)
         .where(Trial.search_id == search_id, Trial.weights_sha256.is_not(None), Trial.purpose != "floor")
         .order_by(Trial.merit.desc(), Trial.number)
         .offset(kept)
     )
+    needed = select(Trial.warm_start_id).where(
+        Trial.search_id == search_id,
+        Trial.warm_start_id.is_not(None),
+        Trial.state.in_((TrialState.QUEUED, TrialState.RUNNING)),
+    )
     session.execute(
         update(Trial)
-        .where(Trial.id.in_(ranked))
+        .where(Trial.id.in_(ranked), Trial.id.not_in(needed))
         .values(weights_sha256=None)
         .execution_options(synchronize_session=False)
     )

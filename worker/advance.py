@@ -18,7 +18,7 @@ from store import jobs, notes, searches, trials, workers
 from store.database import hint
 from store.queue import Hint, Task
 from store.states import JobState, SearchState, TrialState, is_final
-from store.tables import DatasetVersion, Evaluation, Job, Search
+from store.tables import DatasetVersion, Evaluation, Job, Search, Trial
 from worker.beginning import UnfitSearchError, floor_of, seeds_of, settle
 from worker.context import Context
 from worker.engine import budget_of, done_of, searched_space, shape_of, space_of, work_of
@@ -158,11 +158,17 @@ def _insert(session: Session, search: Search, version: DatasetVersion, work: Wor
         candidate=work.candidate.to_json(),
         key=key,
         seed=work.seed,
-        warm_start_id=work.warm_start,
+        warm_start_id=_kept(session, work.warm_start),
         cost=described,
         network_source=source,
     )
     log.info("trial.planned", search=search.id, trial=trial.id, purpose=trial.purpose)
+
+
+def _kept(session: Session, trial_id: str | None) -> str | None:
+    """The trial to start from, if its weights are still there; from now on they stay until the new trial has ended."""
+    source = None if trial_id is None else session.get(Trial, trial_id)
+    return None if source is None or source.weights_sha256 is None else source.id
 
 
 def _begin_finish(session: Session, search: Search, ended: Any) -> None:

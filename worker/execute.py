@@ -218,7 +218,8 @@ def _write_blob(session: Session, sha256: bytes | None, path: Path) -> str | Non
 
 
 def _peers(session: Session, search: Search, trial: Trial) -> list[list[dict[str, Any]]]:
-    """Curves that tell whether the trial is worth finishing: ended ones of a comparable fidelity, the floor's included.
+    """Curves that tell whether the trial is worth finishing: ended ones of a comparable fidelity, the floor's included,
+    that began like it: with fresh weights, or with another's.
 
     None under a budget in trials, whose result must not depend on how many workers there were.
     """
@@ -229,6 +230,7 @@ def _peers(session: Session, search: Search, trial: Trial) -> list[list[dict[str
         other.curve
         for other in trials.of_search(session, search.id, TrialState.SUCCEEDED, TrialState.PRUNED)
         if own.compares_with(Candidate.from_json(other.candidate).fidelity)
+        and (other.warm_start_id is None) == (trial.warm_start_id is None)
     ]
 
 

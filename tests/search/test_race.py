@@ -200,6 +200,17 @@ def test_a_final_of_few_epochs_starts_from_what_its_architecture_has_learned() -
     assert quick.of(Purpose.FINAL)[0].warm_start is None
 
 
+def test_a_child_that_inherits_starts_from_its_parent_and_a_final_of_it_does_not() -> None:
+    options = {"population": 3, "inherit": True}
+    run = Simulation(
+        Budget(trials=14), space=small_space("cell"), strategy_name="evolution", options=options, seed=1
+    ).run()
+    candidates = run.of(Purpose.EXPLORE)
+    assert [work.warm_start for work in candidates] == [work.candidate.parent for work in candidates]
+    assert any(work.warm_start for work in candidates)
+    assert not any(work.candidate.inherit for work in run.of(Purpose.FINAL))
+
+
 def test_two_finals_at_once_of_one_architecture_do_not_start_from_the_same_weights() -> None:
     slow = Simulation(Budget(seconds=120), pictures=45_000, rate=300, devices=6).run()
     starts = [work.warm_start for work in slow.of(Purpose.FINAL)]

@@ -299,6 +299,19 @@ def test_evolution_lets_the_oldest_die_and_not_the_worst() -> None:
     assert parents[4:] == ["new-3", "new-4"]
 
 
+def test_children_of_evolution_inherit_where_they_shall() -> None:
+    space = small_space("cell")
+    strategy = strategy_for("evolution", space, {"population": 3, "inherit": True}, 0, None)
+    first = strategy.ask(3, [])
+    assert not any(each.inherit for each in first)  # there is nothing to inherit
+    strategy.tell([Observation(each, place / 10, 1.0, f"old-{place}") for place, each in enumerate(first)])
+    children = strategy.ask(2, [])
+    assert all(each.inherit and each.parent is not None for each in children)
+    assert [Candidate.from_json(each.to_json()) for each in children] == children
+    plain = strategy_for("evolution", space, {"population": 3}, 0, strategy.dump())
+    assert not any(each.inherit for each in plain.ask(2, []))
+
+
 def test_options_are_checked() -> None:
     space = small_space("cell")
     with pytest.raises(OptionError, match=r"strategy: 'pso' is unknown; choose one of race, random, local, evolution"):

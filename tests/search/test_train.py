@@ -32,6 +32,7 @@ from search.train import (
     OutOfMemoryError,
     Point,
     Trained,
+    inherit,
     train,
 )
 
@@ -192,6 +193,27 @@ def test_a_warm_start_begins_where_the_weights_were() -> None:
     first = trained(Fidelity(epochs=4))
     cold = trained(Fidelity(epochs=0.4), seed=2)
     warm = trained(Fidelity(epochs=0.4), seed=2, warm_start=first.weights)
+    assert warm.score > cold.score
+
+
+def test_a_child_inherits_the_layers_that_a_change_left_alone() -> None:
+    space = CellSpace(digits().shape(), blocks=2, filters=4, side=16)
+    for seed in range(5):
+        parent = space.sample(Random(seed))
+        network = space.build(space.mutate(parent, Random(seed)))
+        old, fresh = space.build(parent).state_dict(), {n: v.clone() for n, v in network.state_dict().items()}
+        inherit(network, old)
+        kept = {name for name in fresh if name in old and old[name].shape == fresh[name].shape}
+        assert {"head.weight"} < kept
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, old[name] if name in kept else fresh[name])
+
+
+def test_a_child_that_inherits_is_better_at_once() -> None:
+    first = trained(Fidelity(epochs=4))
+    changed = dataclasses.replace(SMALL, stages=(SMALL.stages[0], Stage(16, 2, 3, "plain")))
+    cold = trained(Fidelity(epochs=0.4), changed, seed=2)
+    warm = trained(Fidelity(epochs=0.4), changed, seed=2, warm_start=first.weights)
     assert warm.score > cold.score
 
 

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from search.candidate import Purpose
 from search.space import Shape
 from search.spaces import space_for
-from store import jobs, searches, trials, workers
+from store import blobs, jobs, searches, trials, workers
 from store.states import JobState, SearchState, TrialState
 from store.tables import Evaluation, Event, Job, Search, SearchNote, Trial, Worker
 from tests.worker.conftest import WORKER, new_search
@@ -320,6 +320,30 @@ def test_a_final_gives_way_only_to_more_than_noise(purpose: Purpose, objective: 
 
 def genotype(space: str = "cell", number: int = 0) -> dict[str, Any]:
     return space_for(space, Shape(1, 28, 10), {}).sample(Random(number)).to_json()
+
+
+def test_a_child_starts_from_its_parent_as_long_as_the_weights_are_kept(context: Context) -> None:
+    options = {"population": 2, "sample": 2, "inherit": True}
+    search_id = new_search(
+        context, space="cell", strategy="evolution", strategy_options=options, budget_trials=20, seed=1
+    )
+    for score in (0.5, 0.6):
+        take_turn(context, search_id)
+        with context.sessions.begin() as session:
+            weights = blobs.put(session, b"weights")
+        end_trials(context, search_id, TrialState.SUCCEEDED, score=score, merit=score, weights_sha256=weights)
+    take_turn(context, search_id)
+    children = [trial for trial in trials_of(context, search_id) if trial.state is TrialState.QUEUED]
+    assert {trial.warm_start_id for trial in children} == {trial.candidate["parent"] for trial in children} != {None}
+    with context.sessions.begin() as session:
+        trials.drop_weights_below(session, search_id, 0)
+    kept = {trial.id for trial in trials_of(context, search_id) if trial.weights_sha256 is not None}
+    assert kept == {trial.warm_start_id for trial in children} | {trials_of(context, search_id)[0].id}  # the floor
+    end_trials(context, search_id, TrialState.SUCCEEDED, score=0.7, merit=0.7)
+    take_turn(context, search_id)
+    children = [trial for trial in trials_of(context, search_id) if trial.state is TrialState.QUEUED]
+    assert all(trial.candidate["parent"] is not None for trial in children)
+    assert {trial.warm_start_id for trial in children} == {None}  # their parents' are not
 
 
 def test_seeds_are_the_first_candidates(context: Context) -> None:

@@ -210,6 +210,28 @@ def test_an_impossible_genotype_fails_its_trial_alone(context: Context) -> None:
     assert execute._warm[0].is_alive()
 
 
+def test_a_child_is_trained_from_its_parents_weights(context: Context) -> None:
+    parent_id = floor_trial(context)
+    execute.run(context, parent_id, WORKER)
+    parent = row(context, id=parent_id)
+    scores = []
+    for warm_start_id in (None, parent_id):
+        with context.sessions.begin() as session:
+            child = trials.insert(
+                session,
+                session.get_one(Search, parent.search_id),
+                purpose="explore",
+                candidate=parent.candidate | {"fidelity": {"epochs": 0.3}, "parent": parent_id, "inherit": True},
+                key="child",
+                seed=7,
+                warm_start_id=warm_start_id,
+                cost=None,
+            )
+        execute.run(context, child.id, WORKER)
+        scores.append(row(context, id=child.id).score or 0.0)
+    assert scores[1] > scores[0]
+
+
 def test_a_network_that_is_too_slow_is_refused_before_training_and_never_becomes_the_model(context: Context) -> None:
     shape = Shape(1, 28, 10)
     slow = StagesSpace(shape, flops=400_000_000).centre.to_genotype()
