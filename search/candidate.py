@@ -75,6 +75,25 @@ class Fidelity:
 
 
 @dataclass(frozen=True, slots=True)
+class Proxy:
+    """A smaller task that candidates are compared on, as NASNet's were (Zoph et al. 2018, arXiv:1707.07012): a share of the
+    training pictures, at most so many pixels a side. What is trained to the end sees everything."""
+
+    fraction: float = 1.0
+    side: int | None = None
+
+    def at(self, *, seconds: float | None = None, epochs: float | None = None) -> Fidelity:
+        """A fidelity of that length on this task."""
+        return Fidelity(seconds=seconds, epochs=epochs, side=self.side, fraction=self.fraction)
+
+    def of(self, fidelity: Fidelity, *, seconds: float | None, epochs: float | None) -> Fidelity:
+        """The fidelity that a strategy asked for, on this task and at that length."""
+        sides = [side for side in (self.side, fidelity.side) if side is not None]
+        fraction = self.fraction * fidelity.fraction
+        return Fidelity(seconds, epochs, min(sides, default=None), fraction, fidelity.rung)
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A genotype proposed at a fidelity. parent: id of the trial whose genotype it was made from, if any. inherit: its
     training starts from the parent's weights, as far as these are kept and fit."""

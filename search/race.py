@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
-from search.candidate import Candidate, Fidelity, Observation, Purpose
+from search.candidate import Candidate, Fidelity, Observation, Proxy, Purpose
 from search.space import Genotype, Scalable, Space
 from search.strategies import Strategy, estimates_of
 
@@ -57,6 +57,9 @@ _WARM_EPOCHS, _WARM_SHARE = 12.0, 0.5
 _LEAST_FINAL_SHARE = 0.04  # of the budget; less time than that cannot better a network that had the rest
 _HALVED_FROM = 12  # candidates of full length; with fewer, halving them is a lottery
 _GROWS = 1.5  # a final's skeleton, where the time allows for so many times the arithmetic
+
+
+WHOLE_TASK = Proxy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +125,16 @@ def plan(
     devices: int,
     seed: int,
     seeds: Sequence[Candidate] = (),
+    proxy: Proxy = WHOLE_TASK,
 ) -> Turn:
     """The next trials. Tell the strategy what ended first (see `observations`); `plan` itself only asks.
 
-    seeds: architectures to try before the strategy is asked for any. spent_s: wall-clock worked on this search so far. done: what ended, older trials first. running: planned and not
+    seeds: architectures to try before the strategy is asked for any. proxy: what candidates are compared on. spent_s: wall-clock worked on this search so far. done: what ended, older trials first. running: planned and not
     ended, queued ones included. slots: trials that could start at once. devices: those that work for this search.
     Returns at most `slots` trials, except under a budget in trials: then a round may be longer and the rest waits in
     the queue, since what is planned must not depend on how many workers there are.
     """
-    table = _Table(space, strategy, floor, done, running, devices, seed, seeds)
+    table = _Table(space, strategy, floor, done, running, devices, seed, seeds, proxy)
     if budget.trials is not None:
         return _plan_trials(table, budget.trials)
     return _plan_seconds(table, budget.seconds or 0.0, spent_s, slots)
@@ -148,6 +152,17 @@ def observations(space: Space, done: Sequence[Done]) -> list[Observation]:
     ]
 
 
+def finalists(done: Sequence[Done]) -> list[tuple[Done, Done]]:
+    """Finals with scores, each behind the trial that its architecture is from: what a short training, or one on a proxy,
+    foretold and what came of it."""
+    trials = {each.trial: each for each in done if each.state == "succeeded"}
+    return [
+        (trials[parent], each)
+        for each in trials.values()
+        if each.purpose is Purpose.FINAL and (parent := each.candidate.parent) is not None and parent in trials
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class _Table:
     """What `plan` was given, and what both kinds of budget read from it."""
@@ -160,6 +175,7 @@ class _Table:
     devices: int
     seed: int
     seeds: Sequence[Candidate]
+    proxy: Proxy
 
     def ended(self, purpose: Purpose) -> list[Done]:
         return [each for each in self.done if each.purpose is purpose]
@@ -293,26 +309,34 @@ def _score(done: Done) -> float:
     return -math.inf if done.score is None else done.score
 
 
-def _lasting(candidate: Candidate, length: Fidelity) -> Candidate:
-    """The candidate at that length or, on a lower rung, its share; pictures and resolution stay as the strategy asked."""
+def _lasting(
+    candidate: Candidate, proxy: Proxy, *, seconds: float | None = None, epochs: float | None = None
+) -> Candidate:
+    """The candidate at that length or, on a lower rung, its share; pictures and resolution are those that the strategy
+    asked for, of the proxy's."""
     rung = candidate.fidelity.rung
-    seconds = None if length.seconds is None else round(length.seconds * rung, 1)
-    epochs = None if length.epochs is None else length.epochs * rung
-    fidelity = replace(candidate.fidelity, seconds=seconds, epochs=epochs)
+    fidelity = proxy.of(
+        candidate.fidelity,
+        seconds=None if seconds is None else round(seconds * rung, 1),
+        epochs=None if epochs is None else epochs * rung,
+    )
     return replace(candidate, fidelity=fidelity)
 
 
 def _plan_trials(table: _Table, trials: int) -> Turn:
     left = trials - table.planned
-    length = Fidelity(epochs=EXPLORE_EPOCHS)
+    length = table.proxy.at(epochs=EXPLORE_EPOCHS)
     work: list[Work] = []
     if left < 1 or table.running:
         pass  # spent, or the round is not over: what comes next depends on all of it
     elif table.floor_is_due():
-        work = [table.work(Purpose.FLOOR, Candidate(table.floor, length), table.planned)]
+        whole = Fidelity(epochs=EXPLORE_EPOCHS)
+        work = [table.work(Purpose.FLOOR, Candidate(table.floor, whole), table.planned)]
+    elif left > 2 and (again := _floor_again(table, length, [])):
+        work = [table.work(Purpose.EXPLORE, again, table.planned)]
     elif left > 1 and (asked := table.ask(min(_ROUND, left - 1), [])):
         work = [
-            table.work(Purpose.EXPLORE, _lasting(each, length), table.planned + number)
+            table.work(Purpose.EXPLORE, _lasting(each, table.proxy, epochs=EXPLORE_EPOCHS), table.planned + number)
             for number, each in enumerate(asked)
         ]
     elif left == 1 or not table.ended(Purpose.FINAL):
@@ -370,12 +394,17 @@ class Schedule:
 
 
 def schedule(
-    budget_s: float, done: Sequence[Done], devices: int, seeds: int = 0, expected: "_Pace | None" = None
+    budget_s: float,
+    done: Sequence[Done],
+    devices: int,
+    seeds: int = 0,
+    expected: "_Pace | None" = None,
+    proxy: Proxy = WHOLE_TASK,
 ) -> Schedule:
     """The division of `budget_s`. A function of its arguments; only the first training's pace moves it much.
 
     seeds: how many architectures the user asked for; candidates are shortened so that these find room. expected: the
-    pace, as long as no training has shown it.
+    pace, as long as no training has shown it. proxy: what candidates are compared on.
 
     The final's share follows from how often it could see the pictures if it had all the time, compared with what is
     enough: 80 % where that is a quarter (a slow machine, many pictures: one good training beats many candidates),
@@ -397,8 +426,9 @@ def schedule(
     until_s = (1 - share) * end_s
     finals = min(_MAX_FINALS, max(1, int(share * end_s / (2 * enough_s))))
 
-    ranks_s = pace.seconds_of(max(_EXPLORE_EPOCHS_ENOUGH * pace.pictures, _EXPLORE_PICTURES_ENOUGH))
-    least_s = pace.seconds_of(min(_EXPLORE_EPOCHS_LEAST * pace.pictures, _EXPLORE_PICTURES_LEAST))
+    candidates_see = pace.pictures * proxy.fraction
+    ranks_s = pace.seconds_of(max(_EXPLORE_EPOCHS_ENOUGH * candidates_see, _EXPLORE_PICTURES_ENOUGH))
+    least_s = pace.seconds_of(min(_EXPLORE_EPOCHS_LEAST * candidates_see, _EXPLORE_PICTURES_LEAST))
     # Twice what ranks, since candidates may be slower than the floor.
     explore_s = max(min(explore_s, 2 * ranks_s), least_s, _MIN_TRIAL_S)
     floor = next((each for each in done if each.purpose is Purpose.FLOOR and each.state == "succeeded"), None)
@@ -406,15 +436,17 @@ def schedule(
     if seeds:
         fits_s = max(1, devices) * window_s / (seeds + 1) - start_s  # one more: the floor again, at this length
         explore_s = max(min(explore_s, fits_s), _MIN_TRIAL_S)
-    explore_s = _settled(round(explore_s, 1), done)
-    comparable = floor is not None and floor.candidate.fidelity.compares_with(Fidelity(seconds=explore_s))
+    explore_s = _settled(round(explore_s, 1), done, proxy)
+    comparable = floor is not None and floor.candidate.fidelity.compares_with(proxy.at(seconds=explore_s))
     fitting = round(max(1, devices) * window_s / (explore_s + start_s))
     # Where they do not compare the floor is trained anew beside them, and needs two rivals.
     worth_it = bool(seeds) or fitting >= (1 if comparable else 3)
     return Schedule(end_s, floor_s, explore_s if worth_it else None, until_s, start_s, finals)
 
 
-def rungs_for(budget: Budget, *, pictures: int, epoch_s: float, devices: int, eta: int) -> int:
+def rungs_for(
+    budget: Budget, *, pictures: int, epoch_s: float, devices: int, eta: int, proxy: Proxy = WHOLE_TASK
+) -> int:
     """Rungs of successive halving (Li et al. 2018, arXiv:1810.05834) that a search has the time for; 1 is off.
 
     Another rung for each `eta` times as many candidates as are needed to choose from at all, as long as the shortest
@@ -423,7 +455,7 @@ def rungs_for(budget: Budget, *, pictures: int, epoch_s: float, devices: int, et
     """
     if budget.seconds is None:
         return 1
-    division = schedule(budget.seconds, [], devices, expected=_Pace(epoch_s, pictures))
+    division = schedule(budget.seconds, [], devices, expected=_Pace(epoch_s, pictures), proxy=proxy)
     if division.explore_s is None:
         return 1
     fitting = max(1, devices) * division.explore_until_s / (division.explore_s + division.start_s)
@@ -433,7 +465,7 @@ def rungs_for(budget: Budget, *, pictures: int, epoch_s: float, devices: int, et
     return rungs
 
 
-def _settled(explore_s: float, done: Sequence[Done]) -> float:
+def _settled(explore_s: float, done: Sequence[Done], proxy: Proxy) -> float:
     """The length nearby that trials have had already, so that scores compare: of candidates before an extension, else
     of the floor."""
     candidates, floors = (
@@ -448,7 +480,7 @@ def _settled(explore_s: float, done: Sequence[Done]) -> float:
         usual_s = max(Counter(candidates).items(), key=lambda each: (each[1], each[0]))[0]
         if usual_s <= explore_s <= 2.5 * usual_s:
             return usual_s
-    if floors and Fidelity(seconds=floors[0]).compares_with(Fidelity(seconds=explore_s)):
+    if floors and proxy == WHOLE_TASK and Fidelity(seconds=floors[0]).compares_with(Fidelity(seconds=explore_s)):
         return floors[0]
     return explore_s
 
@@ -464,7 +496,7 @@ def _start_s(done: Sequence[Done]) -> float:
 
 
 def _plan_seconds(table: _Table, budget_s: float, spent_s: float, slots: int) -> Turn:
-    division = schedule(budget_s, table.done, table.devices, len(table.seeds))
+    division = schedule(budget_s, table.done, table.devices, len(table.seeds), proxy=table.proxy)
     left_s = division.end_s - spent_s - division.start_s
     work: list[Work] = []
     while len(work) < slots and left_s >= _MIN_TRIAL_S:
@@ -483,8 +515,8 @@ def _next(table: _Table, division: Schedule, spent_s: float, left_s: float, work
         length = Fidelity(seconds=min(division.floor_s, left_s))
         return table.work(Purpose.FLOOR, Candidate(table.floor, length), index)
     if division.explore_s is not None and _exploring(table, division.explore_s, division.explore_until_s - spent_s):
-        length = Fidelity(seconds=division.explore_s)
-        candidate = _floor_again(table, length, work) or _affordable(table, length, work)
+        length = table.proxy.at(seconds=division.explore_s)
+        candidate = _floor_again(table, length, work) or _affordable(table, division.explore_s, work)
         if candidate is not None:
             return table.work(Purpose.EXPLORE, candidate, index)
         if any(each.purpose is not Purpose.FINAL for each in [*table.running, *work]):
@@ -509,7 +541,7 @@ def _floor_again(table: _Table, length: Fidelity, work: Sequence[Work]) -> Candi
     return None if raced or not table.succeeded(Purpose.FLOOR) else Candidate(table.floor, length)
 
 
-def _affordable(table: _Table, length: Fidelity, work: Sequence[Work]) -> Candidate | None:
+def _affordable(table: _Table, seconds: float, work: Sequence[Work]) -> Candidate | None:
     """The next candidate that gets to see enough pictures in its time to be judged, or was asked for by the user.
 
     The others are told as failures. How fast a candidate will be is guessed from the floor's pace and both networks'
@@ -520,13 +552,13 @@ def _affordable(table: _Table, length: Fidelity, work: Sequence[Work]) -> Candid
         asked = table.ask(1, work)
         if not asked:
             return None
-        candidate = _lasting(asked[0], length)
-        if pace is None or length.seconds is None or table.floor.space != table.space.name or table.is_seed(candidate):
+        candidate = _lasting(asked[0], table.proxy, seconds=seconds)
+        if pace is None or table.floor.space != table.space.name or table.is_seed(candidate):
             return candidate
         slower = table.space.cost(candidate.genotype).flops / max(1, table.space.cost(table.floor).flops)
         fidelity = candidate.fidelity
         least = min(_EXPLORE_EPOCHS_LEAST * pace.pictures, _EXPLORE_PICTURES_LEAST) * fidelity.fraction * fidelity.rung
-        if slower * pace.seconds_of(least) <= _TOO_SLOW * length.seconds:
+        if slower * pace.seconds_of(least) <= _TOO_SLOW * seconds:
             return candidate
         table.strategy.tell([Observation(asked[0], None, 0.0, f"refused-{table.planned + len(work)}")])
     return None
@@ -543,7 +575,7 @@ def _next_final(table: _Table, division: Schedule, left_s: float, work: Sequence
     least_s = max(2 * _MIN_TRIAL_S, _LEAST_FINAL_SHARE * division.end_s) if trained or going else _MIN_TRIAL_S
     if length_s < least_s:
         return None
-    at = Fidelity(seconds=division.explore_s or division.floor_s)
+    at = table.proxy.at(seconds=division.explore_s) if division.explore_s else Fidelity(seconds=division.floor_s)
     shortlist = max(division.finals, table.devices)
     return table.final(Fidelity(seconds=round(length_s, 1)), at, work, shortlist)
 

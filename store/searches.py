@@ -41,6 +41,7 @@ def create(
     budget_trials: int | None,
     seeds: Sequence[Mapping[str, Any]] = (),
     limits: Mapping[str, Any] | None = None,
+    proxy: Mapping[str, Any] | None = None,
 ) -> Search:
     """A queued search; the first turn is taken once this transaction commits. Raises ConflictError for a taken name."""
     if len(version.labels) < 2:
@@ -63,6 +64,7 @@ def create(
             budget_trials=budget_trials,
             seeds=[dict(seed) for seed in seeds],
             limits=dict(limits or {}),
+            proxy=dict(proxy or {}),
             state=SearchState.QUEUED,
         )
         .on_conflict_do_nothing(index_elements=["name"])

@@ -209,6 +209,7 @@ class Search(Base):
     strategy_options: Mapped[Json] = mapped_column(server_default="{}")
     strategy_state: Mapped[Json | None]
     seeds: Mapped[list[Json]] = mapped_column(server_default="[]")  # to begin with: {genotype, trial, refit}
+    proxy: Mapped[Json] = mapped_column(server_default="{}")  # what candidates are compared on: fraction, side
     floor: Mapped[Json | None]  # the fixed genotype, chosen at the first turn
     limits: Mapped[Json] = mapped_column(server_default="{}")  # as given, and from the first turn on what is `foretold`
     seed: Mapped[int]

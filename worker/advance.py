@@ -11,9 +11,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from search.candidate import Purpose
-from search.race import Work, observations, plan
+from search.race import Work, finalists, observations, plan
 from search.space import InvalidGenotypeError, Space
 from search.strategies import StateError, Strategy, strategy_for
+from search.surrogates.ranks import rank_correlation
 from store import jobs, notes, searches, trials, workers
 from store.database import hint
 from store.queue import Hint, Task
@@ -21,7 +22,7 @@ from store.states import JobState, SearchState, TrialState, is_final
 from store.tables import DatasetVersion, Evaluation, Job, Search, Trial
 from worker.beginning import UnfitSearchError, floor_of, seeds_of, settle
 from worker.context import Context
-from worker.engine import budget_of, done_of, searched_space, shape_of, space_of, work_of
+from worker.engine import budget_of, done_of, proxy_of, searched_space, shape_of, space_of, work_of
 
 log = structlog.get_logger()
 
@@ -105,15 +106,32 @@ def _go_on(session: Session, search: Search) -> None:
         devices=devices,
         seed=search.seed,
         seeds=seeds_of(search),
+        proxy=proxy_of(search),
     )
     for work in turn.work:
         _insert(session, search, version, work)
     for note in strategy.notes():
         notes.put(session, search.id, note.kind, note.step, note.data)
+    _note_finalists(session, search, ended)
     search.strategy_state = strategy.dump()
     session.flush()
     if turn.finished:
         _begin_finish(session, search, ended)
+
+
+def _note_finalists(session: Session, search: Search, ended: Any) -> None:
+    """How well the scores of candidates foretold those of the finals."""
+    pairs = finalists([done_of(trial) for trial in ended])
+    if pairs:
+        short, long = ([each.score or 0.0 for each in side] for side in zip(*pairs, strict=True))
+        data = {
+            "trials": [each.trial for each, _ in pairs],
+            "finals": [final.trial for _, final in pairs],
+            "candidate_scores": short,
+            "final_scores": long,
+            "rank_correlation": rank_correlation(short, long),
+        }
+        notes.put(session, search.id, "finalists", len(pairs), data)
 
 
 def _strategy(search: Search, space: Space, ended: Any) -> Strategy:

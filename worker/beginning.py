@@ -11,7 +11,7 @@ from search.space import Genotype, InvalidGenotypeError, Scalable, Space
 from search.spaces import space_for
 from search.strategies.history import WHOLE
 from store.tables import DatasetVersion, Search
-from worker.engine import budget_of, shape_of
+from worker.engine import budget_of, proxy_of, shape_of
 
 # What is sized under a budget in trials must not depend on the machine: as for a laptop's minute.
 TRIALS_BUDGET_FLOPS_PER_S, TRIALS_BUDGET_S = 20e9, 60.0
@@ -52,7 +52,12 @@ def settle(search: Search, version: DatasetVersion, flops_per_s: float, devices:
         flops = space_for(chosen.space, shape, {}).cost(chosen).flops
         epoch_s = expected_epoch_s(n_train, flops, flops_per_s=speed)
         rungs = rungs_for(
-            budget_of(search), pictures=n_train, epoch_s=epoch_s, devices=devices, eta=int(options["eta"])
+            budget_of(search),
+            pictures=n_train,
+            epoch_s=epoch_s,
+            devices=devices,
+            eta=int(options["eta"]),
+            proxy=proxy_of(search),
         )
         search.strategy_options = options | {"rungs": rungs}
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from search.candidate import Candidate, Purpose
+from search.candidate import Candidate, Proxy, Purpose
 from search.limits import Limits, within
 from search.race import Budget, Done, Work
 from search.space import Genotype, Shape, Space
@@ -55,6 +55,10 @@ def handicap(purpose: Purpose, objective: str, score: float, validated: int) -> 
         return 0.0
     share = min(max(score, 0.0), 1.0)
     return math.sqrt(share * (1 - share) / validated)
+
+
+def proxy_of(search: Search) -> Proxy:
+    return Proxy(**search.proxy)
 
 
 def budget_of(search: Search) -> Budget:

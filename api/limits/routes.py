@@ -46,6 +46,7 @@ class SearchChoices(View):
     spaces: list[Choice]
     strategies: list[Choice]
     limits: list[Option] = Field(description="What `limits` of a search takes; nothing is limited by default.")
+    proxy: list[Option] = Field(description="What `proxy` of a search takes.")
     default_objective: str
     default_space: str
     default_strategy: str
@@ -110,6 +111,7 @@ def get_limits(request: Request, _: AnyKey) -> Limits:
             spaces=[choice(entry) for entry in catalog.SPACES.values()],
             strategies=[choice(entry) for entry in catalog.STRATEGIES.values()],
             limits=options(catalog.LIMITS),
+            proxy=options(catalog.PROXY),
             default_objective=catalog.DEFAULT_OBJECTIVE,
             default_space=catalog.DEFAULT_SPACE,
             default_strategy=catalog.DEFAULT_STRATEGY,

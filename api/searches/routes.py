@@ -83,6 +83,7 @@ def create_search(new: NewSearch, work: Work, caller: Editor, _: Once, response:
         budget_trials=new.budget.trials,
         seeds=seeds,
         limits=new.limits.model_dump(exclude_none=True),
+        proxy=new.proxy.model_dump(),
     )
     audit.note(work, caller.id, "search.create", search.id, {"name": search.name, "dataset": dataset.name})
     response.headers.update(revision_tag(search.revision) | {"Location": link_to("searches", search.name)})
@@ -261,6 +262,9 @@ def list_notes(
 
     `rungs` (any strategy with `rungs` above 1), by the count of results: `shares` of a whole training, and how many
     `results` each rung has and how many of these were `promoted`.
+
+    `finalists` (any strategy), by the count of finals: `trials` that were trained to the end as `finals`, their
+    `candidate_scores` and `final_scores` and the `rank_correlation` of the two (Spearman's).
     """
     found = searches.get(work, search)
     statement = select(tables.SearchNote).where(tables.SearchNote.search_id == found.id)

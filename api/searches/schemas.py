@@ -50,9 +50,12 @@ class Budget(Body):
 PARAMS, FLOPS, SIZE, LATENCY = catalog.LIMITS.options
 
 
+FRACTION, SIDE = catalog.PROXY.options
+
+
 def limit(option: catalog.Option) -> Any:
     return Field(
-        None,
+        option.default,
         ge=int(option.minimum) if option.type == "integer" else option.minimum,
         le=int(option.maximum) if option.type == "integer" else option.maximum,
         allow_inf_nan=None if option.type == "integer" else False,
@@ -69,6 +72,15 @@ class SearchLimits(Body):
     max_flops: int | None = limit(FLOPS)
     max_size_mb: float | None = limit(SIZE)
     max_latency_ms: float | None = limit(LATENCY)
+
+
+class Proxy(Body):
+    """A smaller task on which candidates are compared; what is trained to the end sees everything."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"fraction": 0.25, "side": 16}]})
+
+    fraction: float = limit(FRACTION)
+    side: int | None = limit(SIDE)
 
 
 class Genotype(Body):
@@ -96,6 +108,7 @@ class NewSearch(Body):
     limits: SearchLimits = Field(
         SearchLimits(), description="Hard limits: no network beyond them is trained to its end."
     )
+    proxy: Proxy = Field(Proxy(), description="A smaller task on which candidates are compared.")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     seeds: Annotated[list[Genotype], Field(max_length=catalog.MAX_SEEDS)] = Field(
         [], description="Architectures to begin with, in this order; `fixed` trains nothing else."
@@ -111,6 +124,13 @@ class BudgetView(View):
 
     minutes: float | None
     trials: int | None
+
+
+class ProxyView(View):
+    """What candidates are compared on; fraction 1 and side null are the whole task."""
+
+    fraction: float = 1.0
+    side: int | None = None
 
 
 class LimitsView(View):
@@ -166,6 +186,7 @@ class Search(View):
     strategy: str
     strategy_options: dict[str, Any]
     limits: LimitsView
+    proxy: ProxyView
     seed: int
     seeds: int = Field(description="How many architectures it was given to begin with.")
     from_trial: str | None = Field(description="The trial whose architecture is one of these.")

@@ -301,6 +301,9 @@ def upgrade() -> None:
         sa.Column(
             "limits", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), server_default="{}", nullable=False
         ),
+        sa.Column(
+            "proxy", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), server_default="{}", nullable=False
+        ),
         sa.Column("floor", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
         sa.Column("seed", sa.BigInteger(), nullable=False),
         sa.Column("budget_s", sa.Float(precision=53), nullable=True),

@@ -28,7 +28,9 @@ def test_a_search_begins_with_defaults_and_says_where_to_look(client: TestClient
     assert (search["state"], search["objective"], search["strategy"], search["space"], search["seed"]) == (
         "queued", "accuracy", "race", "stages", 0,
     )  # fmt: skip
-    assert search["strategy_options"] == {"novelty": 0.2, "elite": 3}
+    assert search["strategy_options"] == {
+        "initial": 10, "novelty": 0.2, "elite": 3, "pool": 200, "rungs": 0, "eta": 3,
+    }  # fmt: skip
     assert (search["best"], search["floor"], search["model"], search["spent_s"]) == (None, None, None, 0)
     assert search["trials"] == {"queued": 0, "running": 0, "succeeded": 0, "failed": 0, "pruned": 0}
     assert client.get(f"/v1/searches/{search['id']}").json() == search
@@ -42,6 +44,7 @@ def test_every_choice_arrives_in_the_row(client: TestClient, world: World) -> No
         "space": "cell", "space_options": {"blocks": 3}, "strategy": "evolution",
         "strategy_options": {"population": 4, "sample": 2}, "seed": 11,
         "limits": {"max_params": 200_000, "max_latency_ms": 2.5, "max_flops": None},
+        "proxy": {"fraction": 0.25},
     }  # fmt: skip
     answer = client.post("/v1/searches", json=wish)
     assert answer.status_code == 202
@@ -51,8 +54,9 @@ def test_every_choice_arrives_in_the_row(client: TestClient, world: World) -> No
     row: Search = world.run(lambda session: session.scalars(select(Search)).one())
     assert (row.name, row.budget_s, row.budget_trials, row.objective, row.seed) == ("wide", None, 7, "macro_f1", 11)
     assert (row.space_options["blocks"], row.space_options["cells"]) == (3, 1)
-    assert row.strategy_options == {"population": 4, "sample": 2, "rungs": 1, "eta": 3}
+    assert row.strategy_options == {"population": 4, "sample": 2, "inherit": False, "rungs": 1, "eta": 3}
     assert row.limits == {"max_params": 200_000, "max_latency_ms": 2.5}
+    assert row.proxy == answer.json()["proxy"] == {"fraction": 0.25, "side": None}
 
 
 def test_a_finished_search_shows_its_winner_the_floor_and_every_trial(client: TestClient, world: World) -> None:
@@ -229,6 +233,26 @@ def test_limits_that_are_none_are_refused_with_what_is_accepted(client: TestClie
         faults = {fault["field"]: fault["message"] for fault in answer.json()["errors"]}
         assert said in faults[field], limits
     assert client.get("/v1/searches").json()["items"] == []
+
+
+WRONG_PROXIES: list[tuple[Any, str, str]] = [
+    ({"fraction": 0}, "proxy.fraction", "greater than or equal to 0.01"),
+    ({"fraction": 1.01}, "proxy.fraction", "less than or equal to 1"),
+    ({"fraction": float("nan")}, "proxy.fraction", "finite"),
+    ({"fraction": None}, "proxy.fraction", "number"),
+    ({"side": 4}, "proxy.side", "greater than or equal to 8"),
+    ({"side": 16.5}, "proxy.side", "integer"),
+    ({"epochs": 3}, "proxy.epochs", "accepted: fraction, side"),
+]
+
+
+def test_a_proxy_that_is_none_is_refused_with_what_is_accepted(client: TestClient, world: World) -> None:
+    world.dataset()
+    for proxy, field, said in WRONG_PROXIES:
+        answer = client.post("/v1/searches", content=_json(NEW | {"proxy": proxy}), headers=JSON)
+        assert answer.status_code == 422, proxy
+        faults = {fault["field"]: fault["message"] for fault in answer.json()["errors"]}
+        assert said in faults[field], proxy
 
 
 def _json(value: Any) -> bytes:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from search.candidate import Candidate, Fidelity, Purpose
-from search.race import EXPLORE_EPOCHS, Budget, Done, Turn, Work, observations, plan, rungs_for, schedule
+from search.candidate import Candidate, Fidelity, Proxy, Purpose
+from search.race import EXPLORE_EPOCHS, Budget, Done, Turn, Work, finalists, observations, plan, rungs_for, schedule
 from search.space import Genotype, Space
 from search.strategies import Strategy, strategy_for
 from search.strategies.history import WHOLE
@@ -46,6 +46,7 @@ class Simulation:
     strategy_name: str = "race"
     options: dict[str, Any] = field(default_factory=dict)
     seeds: Sequence[Candidate] = ()
+    proxy: Proxy = field(default_factory=Proxy)
     now: float = 0.0
     done: list[Done] = field(default_factory=list)
     going: list[tuple[float, int, Work, bool, float]] = field(default_factory=list)
@@ -73,6 +74,7 @@ class Simulation:
             devices=self.devices,
             seed=self.seed,
             seeds=self.seeds,
+            proxy=self.proxy,
         )
 
     def start(self, turn: Turn) -> None:
@@ -596,3 +598,25 @@ def test_short_trainings_of_lower_rungs_do_not_shorten_candidates(eta: int) -> N
     whole = dict(lengths)[1.0]
     assert whole is not None
     assert {(rung, round(whole * rung, 1)) for rung, _ in lengths} == lengths
+
+
+@pytest.mark.parametrize("budget", [Budget(trials=14), Budget(seconds=900)])
+def test_candidates_are_compared_on_the_proxy_and_finals_see_everything(budget: Budget) -> None:
+    done = Simulation(budget, proxy=Proxy(fraction=0.25, side=12)).run()
+    assert {(w.candidate.fidelity.fraction, w.candidate.fidelity.side) for w in done.of(Purpose.EXPLORE)} == {
+        (0.25, 12)
+    }
+    whole = [*done.of(Purpose.FLOOR), *done.of(Purpose.FINAL)]
+    assert {(work.candidate.fidelity.fraction, work.candidate.fidelity.side) for work in whole} == {(1.0, None)}
+    assert done.of(Purpose.EXPLORE)[0].candidate.genotype == FLOOR  # beside its own, whole training: an equal race
+    explored = [each for each in done.done if each.purpose is Purpose.EXPLORE]
+    best = max(explored, key=lambda each: each.score or 0.0)
+    assert done.of(Purpose.FINAL)[0].candidate.genotype == best.candidate.genotype
+
+
+def test_finalists_stand_beside_what_foretold_them() -> None:
+    done = Simulation(Budget(seconds=3600), strategy_name="random", rate=20_000).run().done
+    pairs = finalists(done)
+    assert len(pairs) == len([each for each in done if each.purpose is Purpose.FINAL]) == 3
+    assert all(one.candidate.genotype == final.candidate.genotype for one, final in pairs)
+    assert {one.purpose for one, _ in pairs} <= {Purpose.EXPLORE, Purpose.FLOOR}

@@ -231,7 +231,9 @@ def test_notes_are_not_doubled_when_a_lost_state_is_rebuilt(context: Context) ->
         end_trials(context, search_id, TrialState.SUCCEEDED, score=0.7, seconds=1.0)
     after = notes_of(context, search_id)
     assert len(after) > len(before)
-    assert [note.step for note in after] == list(range(1, len(after) + 1))
+    assert len({(note.kind, note.step) for note in after}) == len(after)
+    learned = [note.step for note in after if note.kind == "controller"]
+    assert learned == list(range(1, len(learned) + 1))
     assert search_of(context, search_id).failed_turns == 0
 
 
@@ -453,3 +455,19 @@ def test_how_candidates_are_halved_is_settled_at_the_first_turn(context: Context
         rungs[seconds] = search_of(context, search_id).strategy_options["rungs"]
     assert rungs[60.0] == 1
     assert rungs[86_400.0] > 1
+
+
+def test_how_well_candidates_foretold_the_final_is_noted(context: Context) -> None:
+    search_id = new_search(context, proxy={"fraction": 0.5, "side": None}, budget_trials=5)
+    for score in (0.5, 0.6, 0.7, 0.8):
+        take_turn(context, search_id)
+        end_trials(context, search_id, TrialState.SUCCEEDED, score=score, seconds=1.0)
+    take_turn(context, search_id)
+    ended = {trial.id: trial for trial in trials_of(context, search_id)}
+    with context.sessions() as session:
+        note = session.scalars(select(SearchNote).where(SearchNote.kind == "finalists")).one()
+    (origin,), (final,) = note.data["trials"], note.data["finals"]
+    assert ended[origin].candidate["fidelity"]["fraction"] == 0.5
+    assert ended[final].candidate["fidelity"]["fraction"] == 1.0
+    assert (note.data["candidate_scores"], note.data["final_scores"]) == ([ended[origin].score], [ended[final].score])
+    assert note.data["rank_correlation"] is None
