@@ -189,8 +189,8 @@ def _smallest(space: Space) -> str:
 def foretold(space: Space, limits: Limits, labels: Sequence[str]) -> Limits:
     """Limits in parameters and multiply-adds alone, beyond which a network is most likely outside the measured ones.
 
-    From a few networks that are measured: a file has as many bytes beside its weights as half of these have, and no
-    network is faster for its arithmetic than the fastest of these. Raises OverLimitError when none can be reached.
+    From a few networks that are measured: a file has as many bytes beside its weights as half of these have at most, and
+    an answer takes as long for its arithmetic. Raises OverLimitError when none can be reached.
     """
     inside = reachable(space, limits)
     if not limits.is_measured:
@@ -208,7 +208,7 @@ def foretold(space: Space, limits: Limits, labels: Sequence[str]) -> Limits:
         most = int((limits.size_mb * _MB - beside) / _BYTES)
         params = min(params or most, max(most, space.cost(fewest).params))
     if limits.latency_ms is not None:
-        ms_per_flop = min(measured.latency_ms / cost.flops for cost, measured in seen)
+        ms_per_flop = median(measured.latency_ms / cost.flops for cost, measured in seen)
         most = int(limits.latency_ms / ms_per_flop)
         flops = min(flops or most, max(most, space.cost(least).flops))
     likely = Limits(params=params, flops=flops)
