@@ -41,6 +41,7 @@ RUNS: Mapping[str, tuple[str, dict[str, Any], int]] = {  # label → strategy, o
     "local": ("local", {}, 1),
     "bayesian": ("bayesian", {"pool": 2000}, 1),
     "bayesian, default pool": ("bayesian", {}, 1),
+    "bayesian, warm start": ("bayesian", {"pool": 2000, "warm_start": True}, 1),
     "bayesian, batches of 5": ("bayesian", {"pool": 2000}, 5),
 }  # fmt: skip
 

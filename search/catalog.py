@@ -211,7 +211,14 @@ STRATEGIES: Mapping[str, Entry] = {
             "A Gaussian process on features of the architectures proposes what promises the largest improvement: the "
             "fewest trials to a good one.",
             (
-                Option("initial", "integer", 10, "Uniform draws before the model decides.", 3, 1000),
+                Option("initial", "integer", 10, "Draws before the model decides.", 3, 1000),
+                Option(
+                    "warm_start",
+                    "boolean",
+                    False,
+                    "Each of these is the one of 10 draws that a zero-cost proxy ranks highest (synflow), instead of any. "
+                    "It prefers large networks: good where all train for equally many epochs.",
+                ),
                 POOL,
                 *HALVING,
             ),

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.candidate import Candidate, Note
+from search.proxies import synflow
 from search.space import Genotype, Json, Space
 from search.strategies.history import History, Remembering
 from search.surrogates.gaussian import GaussianProcess
@@ -14,6 +15,8 @@ from search.surrogates.gaussian import GaussianProcess
 _KEEP = 300  # observations modelled, the best ones: fitting takes their third power
 _PARENTS = 20  # the best, whose neighbours are candidates
 _LEAST = 3  # scores before there is something to model
+_WARM_DRAWS = 10  # of which the most promising is proposed; a turn waits for all of them to be built
+_WARM_PARAMS = 20_000_000  # of all of these together: of large networks fewer are drawn
 
 
 class Bayesian(Remembering):
@@ -22,7 +25,9 @@ class Bayesian(Remembering):
 
     Of BANANAS (White et al. 2021, arXiv:1910.11858) the candidates, changes of the best; instead of its ensemble of
     networks a Gaussian process, on graph features (GRAF, Kadlecová et al. 2024, arXiv:2404.16551) that each space offers.
-    Candidates that are under way count as found as expected. The first `initial` are drawn uniformly.
+    Candidates that are under way count as found as expected. The first `initial` are drawn uniformly; with `warm_start`
+    each is the one of 10 draws that synflow, a zero-cost proxy, ranks highest (Abdelfattah et al. 2021, arXiv:2101.08134, warm
+    up with proxies, too). Proxies are no features: beside the counts over the graph they tell the model nothing new.
     """
 
     name = "bayesian"
@@ -32,6 +37,7 @@ class Bayesian(Remembering):
         self._seed = seed
         self._initial = int(options["initial"])
         self._pool = int(options["pool"])
+        self._warm_start = bool(options.get("warm_start", False))
         super().__init__(
             History(self.name, space, seed, keep=_KEEP, worth=lambda member: (member.score, -member.number))
         )
@@ -54,7 +60,12 @@ class Bayesian(Remembering):
 
     def _unmodelled(self, random: Random) -> tuple[Genotype, str | None]:
         """What is proposed without a model, and the trial it is a change of."""
-        return self._space.sample(random), None
+        draws = [self._space.sample(random)]
+        if self._warm_start and self._history.asked < self._initial:
+            room = _WARM_PARAMS // max(1, self._space.cost(draws[0]).params)
+            draws += [self._space.sample(random) for _ in range(min(_WARM_DRAWS, room) - 1)]
+            draws.sort(key=lambda each: synflow(self._space, each))
+        return draws[-1], None
 
     def _steps(self, count: int, pending: Sequence[Candidate]) -> list[tuple[Genotype, str | None]]:
         """Up to `count` new architectures, the most promising first."""
