@@ -232,7 +232,7 @@ def main() -> None:
         }
     print(document["luck"])
     print(
-        f"{'':10}{'reached':>8}{'models':>16}{'examples':>12}{'fewer':>7}   best five at {', '.join(map(str, SHOWN))}"
+        f"{'':10}{'reached':>8}{'models':>16}{'examples':>12}{'fewer':>7}   best five at {', '.join(map(str, SHOWN))} or the end"
     )
     document["strategies"] = []
     for name in (CONTROLLER, *OTHERS):
