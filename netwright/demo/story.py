@@ -107,7 +107,7 @@ class Story:
                 progress = job["progress"]
                 total = progress.get("total")
                 of = f"{progress.get('done', 0):,}" + (f" of {total:,}" if total else "")
-                show(f"{progress.get('stage', 'waiting for a worker')} {of}")
+                show(f"{progress['stage']} {of}" if "stage" in progress else "waiting for a worker")
                 job = self.get(f"/v1/jobs/{job['id']}?wait={JOB_WAIT_S}")
         if job["state"] != "succeeded":
             raise DemoError(f"the import {job['state']}: {(job['error'] or {}).get('message', 'no reason given')}")
