@@ -72,11 +72,12 @@ _FORWARD_BATCH = 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shared:
-    """report: {form, of, shortlist, sampled, steps, seconds}; see `_Run.report`. score: the best shared one, None when
-    it was stopped before there was one."""
+    """report: {form, of, shortlist, sampled, scored, steps, seconds}; see `_Run.report`. score: the best shared one, None
+    when it was stopped before there was one. probed: shared scores of the architectures that were asked for."""
 
     report: dict[str, Json]
     score: float | None
+    probed: tuple[float, ...]
     curve: tuple[Point, ...]
     images_per_s: float
     epochs: float
@@ -97,16 +98,18 @@ def train_supernet(
     resume: bytes | None = None,
     checkpoint: Callable[[bytes], None] | None = None,
     checkpoint_every_s: float = 15.0,
+    probes: Sequence[Genotype] = (),
 ) -> Shared:
     """As `search.train.train`, for a genotype of `search.oneshot` over `space`.
 
+    probes: architectures to score in the end as well, whatever the search has found.
     Raises DivergedError, OutOfMemoryError, DoesNotFitError, CheckpointError, InvalidGenotypeError.
     """
     with out_of_memory_typed():
         run = _Run(space, genotype, images, fidelity, seed, device, objective)
         if resume is not None:
             run.restore(resume)
-        return run.to_the_end(progress, checkpoint, checkpoint_every_s)
+        return run.to_the_end(progress, checkpoint, checkpoint_every_s, probes)
 
 
 def supernet_cost(space: Space) -> Cost:
@@ -119,8 +122,9 @@ def supernet_cost(space: Space) -> Cost:
     return Cost(params, max(cost.flops for cost in costs), max(cost.activations for cost in costs))
 
 
-def describe_supernet(space: Space, genotype: Genotype) -> str:
-    genes, cost = SupernetGenes.read(genotype), supernet_cost(space)
+def describe_supernet(genotype: Genotype, cost: Cost) -> str:
+    """One sentence for a reader. cost: see `supernet_cost`."""
+    genes = SupernetGenes.read(genotype)
     return (
         f"The shared weights of all networks of space {genes.of}, {genes.form} form: {cost.params:,} parameters, "
         f"up to about {cost.flops:,} multiply-adds a path."
@@ -274,7 +278,7 @@ class _Run:
         sequences, log_probs, rewards, advantages = [], [], [], []
         for number in range(_AGGREGATE):
             tokens, log_prob = draw(self.learner.controller, Random(f"{self.seed}/reward/{self.updates}/{number}"))
-            reward = self._minibatch_score(tokens, f"reward/{self.updates}/{number}")
+            reward = self._minibatch_score(self._meant(tokens), f"reward/{self.updates}/{number}")
             start = reward if self.baseline is None else self.baseline
             self.baseline = _BASELINE_DECAY * start + (1 - _BASELINE_DECAY) * reward
             sequences.append(tokens)
@@ -321,6 +325,14 @@ class _Run:
     def _objective(self, logits: Tensor, targets: Any) -> float:
         return score_of(metrics_of(targets, torch.softmax(logits, 1).cpu().numpy()), self.objective)
 
+    def _derived_score(self, tokens: Sequence[int], purpose: str) -> float:
+        """As the form scores what it reports."""
+        return self.score(tokens) if self.fair else self._minibatch_score(tokens, purpose)
+
+    def _meant(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """The tokens of the network that these mean: others, where limits let none be as they say."""
+        return self.tokenised.tokens(self.tokenised.from_tokens(tokens))
+
     def _watched_score(self) -> float:
         """Mean shared score of the same few architectures, whatever the moment."""
         scores = [
@@ -341,8 +353,7 @@ class _Run:
             parent = random.choice(self._best(_ELITE))
             tokens = self.tokenised.tokens(self.space.mutate(self.tokenised.from_tokens(parent), random))
         else:
-            drawn, _ = draw(self.learner.controller, random)
-            tokens = self.tokenised.tokens(self.tokenised.from_tokens(drawn))  # a space within limits changes them
+            tokens = self._meant(draw(self.learner.controller, random)[0])
         self.drawn += 1
         key = self.space.key(self.tokenised.from_tokens(tokens))
         if key in self.keys:
@@ -350,9 +361,7 @@ class _Run:
             return
         self.in_vain = 0
         self.keys.add(key)
-        self.scored[tokens] = (
-            self.score(tokens) if self.fair else self._minibatch_score(tokens, f"derived/{self.drawn}")
-        )
+        self.scored[tokens] = self._derived_score(tokens, f"derived/{self.drawn}")
         self.uniform += uniform
         if self.fair and len(self.scored) % _ELITE == 0:
             best = self._best(_ELITE)
@@ -387,6 +396,7 @@ class _Run:
         progress: Callable[[Point], bool],
         checkpoint: Callable[[bytes], None] | None,
         checkpoint_every_s: float,
+        probes: Sequence[Genotype],
     ) -> Shared:
         stopped, losses, loss = False, list[Tensor](), self.curve[-1].train_loss if self.curve else 0.0
         reported, saved, reported_step = self.seconds(), time.perf_counter(), self.step
@@ -416,6 +426,10 @@ class _Run:
         return Shared(
             report=self.report(),
             score=self.scored[best[0]] if best else None,
+            probed=tuple(
+                self._derived_score(self.tokenised.tokens(each), f"probe/{number}")
+                for number, each in enumerate(probes)
+            ),
             curve=tuple(self.curve),
             images_per_s=self.step * self.batch_size / max(1e-6, seconds),
             epochs=self.epochs,

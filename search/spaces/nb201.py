@@ -128,7 +128,7 @@ def _genes_of(genes_json: str) -> Genes:
 
 
 @lru_cache(maxsize=20_000)
-def _live(cell: Cell) -> Cell:
+def live_edges(cell: Cell) -> Cell:
     """The cell with `none` wherever nothing passes from the input to the output."""
     edges = [edge for edge, op in zip(EDGES, cell, strict=True) if op != NONE]
     reached, needed = {0}, {NODES - 1}
@@ -144,7 +144,7 @@ def _live(cell: Cell) -> Cell:
 
 
 def is_connected(cell: Cell) -> bool:
-    return any(op != NONE for op in _live(cell))
+    return any(op != NONE for op in live_edges(cell))
 
 
 @lru_cache(maxsize=20_000)
@@ -182,7 +182,7 @@ def _graph_features(cell: Cell) -> tuple[float, ...]:
 
     The last group is GRAF: Kadlecová et al. 2024, arXiv:2404.16551. Edges that bring nothing count as `none`.
     """
-    live = _live(cell)
+    live = live_edges(cell)
     row = [float(op == each) for op in live for each in OPS]
     paths = [[live[edge] for edge in path] for path in _PATHS if all(live[edge] != NONE for edge in path)]
     for op in _WORKING:
@@ -328,7 +328,7 @@ class Nb201Supernet(nn.Module):
         self.ops = tuple(OPS)
 
     def forward(self, images: Tensor, tokens: Sequence[int]) -> Tensor:
-        live = _live(tuple(self.ops[token] for token in tokens))
+        live = live_edges(tuple(self.ops[token] for token in tokens))
         for cell in self.network.cells:
             if isinstance(cell, SharedCell):
                 cell.live = live
@@ -430,7 +430,7 @@ class Nb201Space:
 
     def cost(self, genotype: Genotype) -> Cost:
         genes = Genes.of(genotype)
-        return _cost(self.shape, _live(genes.cell), genes.skeleton)
+        return _cost(self.shape, live_edges(genes.cell), genes.skeleton)
 
     def recipe(self, genotype: Genotype) -> Recipe:
         self.check(genotype)
@@ -439,7 +439,7 @@ class Nb201Space:
     def build(self, genotype: Genotype) -> nn.Module:
         self.check(genotype)
         genes = Genes.of(genotype)
-        return Nb201Network(self.shape, genes.skeleton, partial(CellModule, _live(genes.cell)))
+        return Nb201Network(self.shape, genes.skeleton, partial(CellModule, live_edges(genes.cell)))
 
     def supernet(self) -> nn.Module:
         return Nb201Supernet(self.shape, self.skeleton)
@@ -448,7 +448,7 @@ class Nb201Space:
         """Classes of the cell, the residual block and `Network`."""
         self.check(genotype)
         genes = Genes.of(genotype)
-        live, skeleton, shape = _live(genes.cell), genes.skeleton, self.shape
+        live, skeleton, shape = live_edges(genes.cell), genes.skeleton, self.shape
         made, lines, reached = list[str](), list[str](), {0}
         for (start, end), op in zip(EDGES, live, strict=True):
             if op != NONE:

@@ -19,3 +19,12 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | No
     if ranks.shape[1] < 2 or np.ptp(ranks, axis=1).min() == 0:
         return None
     return float(np.corrcoef(ranks)[0, 1])
+
+
+def kendall(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Kendall's tau-b, which reckons with equal values. None when either is constant or shorter than two."""
+    signs = [np.sign(np.subtract.outer(values, values)) for values in (one, other)]
+    sizes = [float(np.abs(each).sum()) for each in signs]  # pairs that differ, each counted twice
+    if min(sizes) == 0:
+        return None
+    return float((signs[0] * signs[1]).sum() / np.sqrt(sizes[0] * sizes[1]))

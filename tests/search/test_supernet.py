@@ -175,6 +175,17 @@ def test_seconds_are_kept_and_something_is_scored_however_few_they_are(form: str
     assert late.report["shortlist"]
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_architectures_that_are_asked_for_are_scored_as_the_form_scores(form: str) -> None:
+    plain = shared(Fidelity(epochs=1), form)
+    best = [Genotype.from_json(each["genotype"]) for each in plain.report["shortlist"]]
+    probing = shared(Fidelity(epochs=1), form, probes=best)
+    assert told(probing) == told(plain)
+    assert len(probing.probed) == len(best)
+    if form == "repaired":  # the published score is of another minibatch each time
+        assert list(probing.probed) == [each["shared_score"] for each in plain.report["shortlist"]]
+
+
 def test_the_controller_is_taught_and_reported_in_the_published_form_alone() -> None:
     published = shared(Fidelity(epochs=3), "published").report
     assert [each["step"] for each in published["steps"]] == [1, 2, 3]
@@ -221,7 +232,7 @@ def test_the_cost_counts_all_weights_and_the_dearest_path() -> None:
     cost = supernet_cost(SPACE)
     assert cost.params == sum(p.numel() for p in SPACE.supernet().parameters())
     assert all(SPACE.cost(SPACE.sample(Random(seed))).flops <= 1.2 * cost.flops for seed in range(20))
-    assert f"{cost.params:,} parameters" in describe_supernet(SPACE, SupernetGenes("macro").to_genotype())
+    assert f"{cost.params:,} parameters" in describe_supernet(SupernetGenes("macro").to_genotype(), cost)
 
 
 @pytest.mark.parametrize(
