@@ -11,9 +11,11 @@ _COMPARABLE = 1.25  # seconds of two trainings may differ by this factor and the
 
 
 class Purpose(StrEnum):
-    """Why a trial runs: the network every search must beat, a question to the space, or the training that ships."""
+    """Why a trial runs: the network every search must beat, weights that a whole space shares, a question to the space,
+    or the training that ships."""
 
     FLOOR = "floor"
+    SUPERNET = "supernet"
     EXPLORE = "explore"
     FINAL = "final"
 
@@ -24,7 +26,8 @@ class Fidelity:
 
     side: largest training resolution in pixels; None leaves the recipe's. fraction: share of the training pictures,
     above 0 and up to 1. rung: share of a full candidate's length that this one gets, above 0 and up to 1; below 1 on
-    the lower rungs of successive halving. Raises ValueError for anything else.
+    the lower rungs of successive halving. Of shared weights (Purpose.SUPERNET) it is the share of the time for all
+    candidates. Raises ValueError for anything else.
     """
 
     seconds: float | None = None
@@ -95,8 +98,8 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A genotype proposed at a fidelity. parent: id of the trial whose genotype it was made from, if any. inherit: its
-    training starts from the parent's weights, as far as these are kept and fit."""
+    """A genotype proposed at a fidelity. parent: id of the trial whose genotype it was made from, or whose shared weights
+    pointed to it, if any. inherit: its training starts from the parent's weights, as far as these are kept and fit."""
 
     genotype: Genotype
     fidelity: Fidelity
@@ -125,13 +128,15 @@ class Candidate:
 class Observation:
     """What came of a candidate. score: higher is better, None when it failed or was stopped before it had one.
 
-    seconds: wall-clock it took. trial: its id.
+    seconds: wall-clock it took. trial: its id. report: of shared weights, what they say of the space; see
+    search/supernet.py. None of all others, and when they failed.
     """
 
     candidate: Candidate
     score: float | None
     seconds: float
     trial: str
+    report: Mapping[str, Json] | None = None
 
 
 @dataclass(frozen=True, slots=True)

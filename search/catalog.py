@@ -272,6 +272,38 @@ STRATEGIES: Mapping[str, Entry] = {
             ("cell",),
         ),
         Entry(
+            "enas",
+            "Trains one network whose weights all architectures of the space share, then the best of these on their own "
+            "(Pham et al. 2018). Looks at hundreds for the price of a few.",
+            (
+                Option(
+                    "form",
+                    "choice",
+                    "repaired",
+                    "Fair training of all paths and a search among them, or the published interplay with a controller.",
+                    choices=("repaired", "published"),
+                ),
+                Option(
+                    "shortlist",
+                    "integer",
+                    20,
+                    "Architectures, the best with shared weights, to be trained on their own as far as time allows.",
+                    1,
+                    100,
+                ),
+                Option(
+                    "share",
+                    "number",
+                    0.5,
+                    "Of the time for candidates, what the shared weights get; under a budget in trials, of 24 epochs.",
+                    0.1,
+                    0.9,
+                ),
+                Option("entropy", "number", 1e-4, "Reward of the published controller for staying undecided.", 0, 10),
+            ),
+            ("cell", "macro", "nb201"),
+        ),
+        Entry(
             "fixed",
             "No search: trains exactly the given `seeds`, and the best of them (or the floor) to the end.",
             (),

@@ -13,13 +13,14 @@ looked at, and the plan depends on nothing but the seed and the scores.
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from search.candidate import Candidate, Fidelity, Observation, Proxy, Purpose
-from search.space import Genotype, Scalable, Space
+from search.oneshot import SUPERNET
+from search.space import Genotype, Json, Scalable, Space
 from search.strategies import Strategy, estimates_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 # Budgets in trials.
 EXPLORE_EPOCHS = 5.0  # of the floor and of each candidate: enough to rank them roughly
 FINAL_EPOCHS = 20.0
+# Of shared weights, times the share that the strategy asks for. An epoch shows the pictures to each operation of each
+# place once, so half of them, the default, is twice what a candidate's operations see; all others train beside them.
+SUPERNET_EPOCHS = 24.0
 _ROUND = 4  # candidates asked for at once: so many workers are busy, and how many there are does not change the plan
 
 # Budgets in seconds.
@@ -81,7 +85,8 @@ class Budget:
 @dataclass(frozen=True, slots=True)
 class Done:
     """A trial that ended. seconds: wall-clock it held its device. curve: its points, empty when it had none.
-    over_limit: it failed, at once, since its network has more than the search allows."""
+    over_limit: it failed, at once, since its network has more than the search allows. report: of shared weights; see
+    `Observation`."""
 
     purpose: Purpose
     candidate: Candidate
@@ -91,6 +96,7 @@ class Done:
     state: Literal["succeeded", "failed", "pruned"]
     curve: "Sequence[Point]" = ()
     over_limit: bool = False
+    report: Mapping[str, Json] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +147,18 @@ def plan(
 
 
 def observations(space: Space, done: Sequence[Done]) -> list[Observation]:
-    """What a strategy over `space` should be told of these trials: candidates and the floor if it is of that space.
+    """What a strategy over `space` should be told of these trials: candidates, the floor if it is of that space, and
+    weights that the whole space shares.
 
     Final trainings are left out: their scores come from another fidelity and would make every other look bad.
     """
     return [
-        Observation(each.candidate, each.score if each.state == "succeeded" else None, each.seconds, each.trial)
+        Observation(each.candidate, each.score, each.seconds, each.trial, each.report)
+        if each.state == "succeeded"
+        else Observation(each.candidate, None, each.seconds, each.trial)
         for each in done
-        if each.purpose is not Purpose.FINAL and each.candidate.genotype.space == space.name
+        if each.purpose is Purpose.SUPERNET
+        or (each.purpose is not Purpose.FINAL and each.candidate.genotype.space == space.name)
     ]
 
 
@@ -161,6 +171,15 @@ def finalists(done: Sequence[Done]) -> list[tuple[Done, Done]]:
         for each in trials.values()
         if each.purpose is Purpose.FINAL and (parent := each.candidate.parent) is not None and parent in trials
     ]
+
+
+def _networks(done: Sequence[Done]) -> list[Done]:
+    """Trials of one architecture: those of shared weights say nothing of how fast and how good a network is."""
+    return [each for each in done if each.purpose is not Purpose.SUPERNET]
+
+
+def _purpose_of(candidate: Candidate) -> Purpose:
+    return Purpose.SUPERNET if candidate.genotype.space == SUPERNET else Purpose.EXPLORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +229,10 @@ class _Table:
             asked += self.strategy.ask(count - len(asked), [*pending, *asked])
         return asked
 
+    def refuse(self, candidate: Candidate, name: str) -> None:
+        """Tell the strategy of a candidate that is not worth starting as of a failure. name: unlike others of this turn."""
+        self.strategy.tell([Observation(candidate, None, 0.0, f"refused-{self.planned}-{name}")])
+
     def is_seed(self, candidate: Candidate) -> bool:
         return any(each.genotype == candidate.genotype for each in self.seeds)
 
@@ -220,7 +243,9 @@ class _Table:
         score at that fidelity whatever succeeded counts; without any success there is the floor, untried. The parent of
         each is the trial that it is known from.
         """
-        tried = [each for each in self.done if each.purpose is not Purpose.FINAL and each.state == "succeeded"]
+        tried = [
+            each for each in _networks(self.done) if each.purpose is not Purpose.FINAL and each.state == "succeeded"
+        ]
         comparable = [each for each in tried if each.candidate.fidelity.compares_with(at)] or tried
         floor = self.floor.digest()
         digests = {each.trial: each.candidate.genotype.digest() for each in comparable}
@@ -334,14 +359,23 @@ def _plan_trials(table: _Table, trials: int) -> Turn:
         work = [table.work(Purpose.FLOOR, Candidate(table.floor, whole), table.planned)]
     elif left > 2 and (again := _floor_again(table, length, [])):
         work = [table.work(Purpose.EXPLORE, again, table.planned)]
-    elif left > 1 and (asked := table.ask(min(_ROUND, left - 1), [])):
-        work = [
-            table.work(Purpose.EXPLORE, _lasting(each, table.proxy, epochs=EXPLORE_EPOCHS), table.planned + number)
-            for number, each in enumerate(asked)
-        ]
+    elif left > 1 and (asked := _round(table, min(_ROUND, left - 1))):
+        work = [table.work(_purpose_of(each), each, table.planned + number) for number, each in enumerate(asked)]
     elif left == 1 or not table.ended(Purpose.FINAL):
         work = [table.final(Fidelity(epochs=FINAL_EPOCHS), length, [], shortlist=1)]
     return Turn(work, finished=not work and not table.running)
+
+
+def _round(table: _Table, count: int) -> list[Candidate]:
+    """Up to `count` candidates. Shared weights are refused where nothing they lead to could be tried any more."""
+    for number in range(_REFUSALS):
+        asked = table.ask(count, [])
+        refused = [each for each in asked if count < 2 and _purpose_of(each) is Purpose.SUPERNET]
+        if not refused:
+            epochs = {Purpose.SUPERNET: SUPERNET_EPOCHS, Purpose.EXPLORE: EXPLORE_EPOCHS}
+            return [_lasting(each, table.proxy, epochs=epochs[_purpose_of(each)]) for each in asked]
+        table.refuse(refused[0], str(number))
+    return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +390,7 @@ class _Pace:
         """From the floor when it succeeded, so that later trials do not move the plan; else from whatever did."""
         trials = [
             each
-            for each in done
+            for each in _networks(done)
             if each.state == "succeeded" and each.curve and min(each.curve[-1].epoch, each.curve[-1].images_per_s) > 0
         ]
         trials.sort(key=lambda each: each.purpose is not Purpose.FLOOR)
@@ -489,7 +523,7 @@ def _start_s(done: Sequence[Done]) -> float:
     """From plan to first step: what recent trials took beyond the training they were given."""
     beyond = [
         max(0.0, each.seconds - each.candidate.fidelity.seconds)
-        for each in done
+        for each in _networks(done)
         if each.state == "succeeded" and each.candidate.fidelity.seconds is not None
     ]
     return _DISPATCH_S + (median(beyond[-5:]) if beyond else _START_S)
@@ -514,11 +548,12 @@ def _next(table: _Table, division: Schedule, spent_s: float, left_s: float, work
     if table.floor_is_due() and not work:
         length = Fidelity(seconds=min(division.floor_s, left_s))
         return table.work(Purpose.FLOOR, Candidate(table.floor, length), index)
-    if division.explore_s is not None and _exploring(table, division.explore_s, division.explore_until_s - spent_s):
+    window_s = division.explore_until_s - spent_s
+    if division.explore_s is not None and _exploring(table, division.explore_s, window_s):
         length = table.proxy.at(seconds=division.explore_s)
-        candidate = _floor_again(table, length, work) or _affordable(table, division.explore_s, work)
+        candidate = _floor_again(table, length, work) or _affordable(table, division.explore_s, window_s, work)
         if candidate is not None:
-            return table.work(Purpose.EXPLORE, candidate, index)
+            return table.work(_purpose_of(candidate), candidate, index)
         if any(each.purpose is not Purpose.FINAL for each in [*table.running, *work]):
             return None  # what they bring may let the strategy go on
     return _next_final(table, division, left_s, work)
@@ -541,17 +576,26 @@ def _floor_again(table: _Table, length: Fidelity, work: Sequence[Work]) -> Candi
     return None if raced or not table.succeeded(Purpose.FLOOR) else Candidate(table.floor, length)
 
 
-def _affordable(table: _Table, seconds: float, work: Sequence[Work]) -> Candidate | None:
+def _affordable(table: _Table, seconds: float, window_s: float, work: Sequence[Work]) -> Candidate | None:
     """The next candidate that gets to see enough pictures in its time to be judged, or was asked for by the user.
 
     The others are told as failures. How fast a candidate will be is guessed from the floor's pace and both networks'
-    arithmetic, so only those that are slower by far are refused.
+    arithmetic, so only those that are slower by far are refused. Shared weights get a share of the time for candidates,
+    and are refused where that is less than what one network needs to be judged.
     """
     pace = _Pace.of(table.done)
-    for _ in range(_REFUSALS):
+    for number in range(_REFUSALS):
         asked = table.ask(1, work)
         if not asked:
             return None
+        if _purpose_of(asked[0]) is Purpose.SUPERNET:
+            if any(each.purpose is Purpose.FLOOR for each in [*table.running, *work]):
+                return None  # its pace will tell how much time there is for candidates
+            shared = _lasting(asked[0], table.proxy, seconds=window_s)
+            if (shared.fidelity.seconds or 0.0) >= seconds:
+                return shared
+            table.refuse(asked[0], f"{len(work)}-{number}")
+            continue
         candidate = _lasting(asked[0], table.proxy, seconds=seconds)
         if pace is None or table.floor.space != table.space.name or table.is_seed(candidate):
             return candidate
@@ -560,7 +604,7 @@ def _affordable(table: _Table, seconds: float, work: Sequence[Work]) -> Candidat
         least = min(_EXPLORE_EPOCHS_LEAST * pace.pictures, _EXPLORE_PICTURES_LEAST) * fidelity.fraction * fidelity.rung
         if slower * pace.seconds_of(least) <= _TOO_SLOW * seconds:
             return candidate
-        table.strategy.tell([Observation(asked[0], None, 0.0, f"refused-{table.planned + len(work)}")])
+        table.refuse(asked[0], f"{len(work)}-{number}")
     return None
 
 
@@ -582,4 +626,4 @@ def _next_final(table: _Table, division: Schedule, left_s: float, work: Sequence
 
 def _anything_trained(table: _Table) -> bool:
     """Whether there is something to train on, or else some hope: the floor is tried once more as a final."""
-    return any(each.state == "succeeded" for each in table.done) or not table.running
+    return any(each.state == "succeeded" for each in _networks(table.done)) or not table.running

@@ -98,6 +98,12 @@ def seed_from_trial(session: Session, trial_id: str, space: str, version: Datase
             "from_trial",
         )
     genotype = found.candidate["genotype"]
+    if found.purpose == "supernet":
+        raise RefusedError(
+            f"trial {trial_id!r} trained weights that a whole space shares, not one architecture; give one of those "
+            "that its report names in seeds, or a trial of one of them",
+            "from_trial",
+        )
     if genotype["space"] != space:
         raise RefusedError(
             f"trial {trial_id!r} is of space {genotype['space']!r} and this search of {space!r}; give a trial of "

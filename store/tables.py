@@ -278,6 +278,7 @@ class Trial(Base):
     cost: Mapped[Json | None]
     network_source: Mapped[str | None] = mapped_column(deferred=True)  # Python; None where it cannot be built
     curve: Mapped[list[Json]] = mapped_column(server_default="[]")
+    report: Mapped[Json | None]  # of weights that a whole space shares: what they say of it
     seconds: Mapped[float | None]  # of training, in all attempts that count
     held_s: Mapped[float | None]  # those, and what start, export and hand-over took
     checkpoint_sha256: Mapped[bytes | None] = mapped_column(ForeignKey("blobs.sha256"))
@@ -291,7 +292,11 @@ class Trial(Base):
 
     __table_args__ = (
         UniqueConstraint("search_id", "number"),
-        CheckConstraint("purpose IN ('floor', 'explore', 'final')", "purpose"),
+        CheckConstraint("purpose IN ('floor', 'supernet', 'explore', 'final')", "purpose"),
+        CheckConstraint("report IS NULL OR purpose = 'supernet'", "report_of_supernet"),
+        CheckConstraint(
+            "purpose <> 'supernet' OR state <> 'succeeded' OR report IS NOT NULL", "succeeded_supernet_has_report"
+        ),
         CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", "running_has_lease"),
         CheckConstraint("state <> 'succeeded' OR (score IS NOT NULL AND merit IS NOT NULL)", "succeeded_has_score"),
         CheckConstraint("state <> 'failed' OR error IS NOT NULL", "failed_has_error"),

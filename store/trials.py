@@ -120,10 +120,10 @@ def settle(session: Session, trial_id: str, attempt: int, to: TrialState, **valu
 
 
 def best(session: Session, search_id: str) -> Trial | None:
-    """The succeeded trial with the highest merit, the earlier one of equals."""
+    """The succeeded trial with the highest merit, the earlier one of equals. Shared weights are no network to ship."""
     return session.scalars(
         select(Trial)
-        .where(Trial.search_id == search_id, Trial.state == TrialState.SUCCEEDED)
+        .where(Trial.search_id == search_id, Trial.state == TrialState.SUCCEEDED, Trial.purpose != "supernet")
         .order_by(Trial.merit.desc(), Trial.number)
         .limit(1)
     ).one_or_none()

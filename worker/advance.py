@@ -3,6 +3,7 @@
 A crash anywhere rolls the turn back, and the sweep has it taken again: nothing is told twice, nothing asked twice.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 import structlog
@@ -14,6 +15,7 @@ from search.candidate import Purpose
 from search.race import Work, finalists, observations, plan
 from search.space import InvalidGenotypeError, Space
 from search.strategies import StateError, Strategy, strategy_for
+from search.supernet import describe_supernet, supernet_cost
 from search.surrogates.ranks import rank_correlation
 from store import jobs, notes, searches, trials, workers
 from store.database import hint
@@ -158,14 +160,14 @@ def _insert(session: Session, search: Search, version: DatasetVersion, work: Wor
     genotype = work.candidate.genotype
     space = space_of(genotype, shape_of(version), search.space, search.space_options)
     try:
-        cost = space.cost(genotype)
-        described: dict[str, Any] = {
-            "params": cost.params,
-            "flops": cost.flops,
-            "activations": cost.activations,
-            "description": space.describe(genotype),
-        }
-        key, source = space.key(genotype), space.to_python(genotype)
+        source = None
+        if work.purpose is Purpose.SUPERNET:
+            cost, key = supernet_cost(space), genotype.digest()
+            description = describe_supernet(genotype, cost)
+        else:
+            cost, key, source = space.cost(genotype), space.key(genotype), space.to_python(genotype)
+            description = space.describe(genotype)
+        described: dict[str, Any] = asdict(cost) | {"description": description}
     except InvalidGenotypeError:
         # The training refuses it with the reason; the strategy hears of it like of any other failure.
         described, key, source = {}, genotype.digest(), None

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from search.candidate import Candidate, Proxy, Purpose
 from search.limits import Limits, within
+from search.oneshot import SUPERNET, SupernetGenes
 from search.race import Budget, Done, Work
 from search.space import Genotype, Shape, Space
 from search.spaces import space_for
@@ -30,8 +31,12 @@ def shape_of(version: DatasetVersion) -> Shape:
 
 
 def space_of(genotype: Genotype, shape: Shape, space: str, options: Mapping[str, Any]) -> Space:
-    """The space a genotype belongs to: the search's own with its options, or the floor's."""
-    return space_for(genotype.space, shape, options if genotype.space == space else {})
+    """The space a genotype belongs to, or that shares weights: the search's own with its options, or the floor's.
+
+    Raises InvalidGenotypeError for shared weights of no space.
+    """
+    name = SupernetGenes.read(genotype).of if genotype.space == SUPERNET else genotype.space
+    return space_for(name, shape, options if name == space else {})
 
 
 def searched_space(search: Search, shape: Shape, floor: Genotype) -> Space:
@@ -79,6 +84,7 @@ def done_of(trial: Trial) -> Done:
         state=STATES[trial.state],
         over_limit=(trial.error or {}).get("kind") == OVER_LIMIT,
         curve=curve_of(trial.curve),
+        report=trial.report,
     )
 
 

@@ -229,7 +229,8 @@ def _peers(session: Session, search: Search, trial: Trial) -> list[list[dict[str
     return [
         other.curve
         for other in trials.of_search(session, search.id, TrialState.SUCCEEDED, TrialState.PRUNED)
-        if own.compares_with(Candidate.from_json(other.candidate).fidelity)
+        if other.purpose != Purpose.SUPERNET.value
+        and own.compares_with(Candidate.from_json(other.candidate).fidelity)
         and (other.warm_start_id is None) == (trial.warm_start_id is None)
     ]
 
@@ -358,8 +359,8 @@ def _settle(context: Context, claimed: _Run, end: _End) -> str:
             values |= {
                 "score": end.done["score"],
                 "merit": end.done["merit"],
-                "metrics": end.done["metrics"]
-                | {name: end.done[name] for name in ("epochs", "images_per_s", "mirror_at_test")},
+                "metrics": end.done["metrics"] | end.done["training"],
+                "report": end.done["report"],
                 "seconds": end.done["seconds"],
                 "held_s": claimed.seconds_before + time.monotonic() - claimed.claimed_at,
             }
@@ -403,7 +404,7 @@ def _crown(session: Session, search: Search, trial: Trial, done: Message) -> Non
                 version.labels,
                 packed_side=int(version.preprocessing["side"]),
                 channels=int(version.preprocessing["channels"]),
-                mirror_at_test=done["mirror_at_test"],
+                mirror_at_test=done["training"]["mirror_at_test"],
             ),
             params=cost.get("params", 0),
             flops=cost.get("flops", 0),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from search.candidate import Candidate
     from search.data import Images
     from search.space import Space
+    from search.supernet import Shared
     from search.train import Trained
 
 # Idle pauses after which the speed is measured again: when a whole service starts at once, the first look is disturbed.
@@ -123,6 +124,7 @@ class _Trainer:
         from search.export import load_weights
         from search.limits import Limits, Measured
         from search.stopping import should_stop
+        from search.supernet import train_supernet
         from search.train import Point, train
         from worker.engine import curve_of, handicap, limited, point_json, space_of
 
@@ -131,8 +133,7 @@ class _Trainer:
         images = Images.open(Path(order["data"]), order["labels"])
         space = space_of(candidate.genotype, images.shape(), order["space"], order["space_options"])
         limits = Limits.of(order["limits"])
-        limited(space, order["limits"]).check(candidate.genotype)
-        foreseen = limits.measure(space, candidate.genotype, images.labels)
+        purpose = Purpose(order["purpose"])
         peers = [curve_of(curve) for curve in order["peers"]]
         curve = curve_of(order["curve"])
         written = 0
@@ -152,24 +153,26 @@ class _Trainer:
             path.write_bytes(document)
             self.say("checkpoint", path=str(path))
 
+        how: dict[str, Any] = {
+            "seed": order["seed"],
+            "device": self.device,
+            "objective": order["objective"],
+            "progress": progress,
+            "resume": Path(order["resume"]).read_bytes() if order["resume"] else None,
+            "checkpoint": checkpoint,
+            "checkpoint_every_s": order["checkpoint_s"],
+        }
         warm_start = order["warm_start"]
         self.say("started")
-        trained = train(
-            space,
-            candidate.genotype,
-            images,
-            candidate.fidelity,
-            seed=order["seed"],
-            device=self.device,
-            objective=order["objective"],
-            progress=progress,
-            resume=Path(order["resume"]).read_bytes() if order["resume"] else None,
-            checkpoint=checkpoint,
-            checkpoint_every_s=order["checkpoint_s"],
-            warm_start=load_weights(Path(warm_start).read_bytes()) if warm_start else None,
-        )
+        if purpose is Purpose.SUPERNET:
+            allowed = limited(space, order["limits"])
+            self._tell(train_supernet(allowed, candidate.genotype, images, candidate.fidelity, **how))
+            return
+        limited(space, order["limits"]).check(candidate.genotype)
+        foreseen = limits.measure(space, candidate.genotype, images.labels)
+        start = load_weights(Path(warm_start).read_bytes()) if warm_start else None
+        trained = train(space, candidate.genotype, images, candidate.fidelity, warm_start=start, **how)
         stopped = trained.stopped and not pruned
-        purpose = Purpose(order["purpose"])
         merit = trained.score + handicap(purpose, order["objective"], trained.score, order["validated"])
         files = {} if trained.stopped else self._write(scratch, order, space, candidate, images, trained, merit)
         if files and foreseen is not None:
@@ -181,13 +184,31 @@ class _Trainer:
             score=trained.score,
             merit=merit,
             metrics=trained.metrics,
+            training={
+                "epochs": trained.epochs,
+                "images_per_s": trained.images_per_s,
+                "mirror_at_test": trained.mirror_at_test,
+            },
+            report=None,
             seconds=trained.seconds,
-            epochs=trained.epochs,
-            images_per_s=trained.images_per_s,
-            mirror_at_test=trained.mirror_at_test,
             pruned=pruned,
             stopped=stopped,
             files=files,
+        )
+
+    def _tell(self, shared: "Shared") -> None:
+        """Shared weights are not kept: what they say of the space is all that comes of them."""
+        self.say(
+            "done",
+            score=shared.score,
+            merit=shared.score,
+            metrics={},
+            training={"epochs": shared.epochs, "images_per_s": shared.images_per_s},
+            report=None if shared.stopped else shared.report,
+            seconds=shared.seconds,
+            pruned=False,
+            stopped=shared.stopped,
+            files={},
         )
 
     def _write(

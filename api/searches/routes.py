@@ -1,7 +1,7 @@
 """Routes of searches: begin, follow, steer, look into."""
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
@@ -23,10 +23,12 @@ from api.searches.schemas import (
     NewSearch,
     Note,
     NotePage,
+    Purpose,
     Search,
     SearchPage,
     Trial,
     TrialPage,
+    TrialReport,
 )
 from api.searches.views import cost, description, final_state, is_over, read_search, search_view, trial_view
 from search import catalog
@@ -142,13 +144,17 @@ def list_trials(
     work: Work,
     _: Viewer,
     state: TrialState | None = None,
-    purpose: Literal["floor", "explore", "final"] | None = None,
+    purpose: Purpose | None = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> TrialPage:
     """Every network that was tried, in order."""
     found = searches.get(work, search)
-    statement = select(tables.Trial).where(tables.Trial.search_id == found.id).options(defer(tables.Trial.curve))
+    statement = (
+        select(tables.Trial)
+        .where(tables.Trial.search_id == found.id)
+        .options(defer(tables.Trial.curve), defer(tables.Trial.report))
+    )
     if state is not None:
         statement = statement.where(tables.Trial.state == state)
     if purpose is not None:
@@ -179,7 +185,9 @@ def get_trial_source(search: SearchRef, trial: TrialRef, work: Work, _: Viewer) 
     found = searches.get(work, search)
     row = trials.get(work, found, trial)
     if row.network_source is None:
-        reason = (row.error or {}).get("message", "its architecture is not one that its space can build")
+        shared = "it trained weights that a whole space shares, not one architecture"
+        unfit = "its architecture is not one that its space can build"
+        reason = (row.error or {}).get("message", shared if row.purpose == "supernet" else unfit)
         raise ProblemError(404, "not-found", f"trial {row.number} of search {found.name!r} has no source: {reason}")
     source = source_of(
         row.network_source,
@@ -196,6 +204,13 @@ def get_trial_curve(search: SearchRef, trial: TrialRef, work: Work, _: Viewer) -
     """How its training went so far."""
     row = trials.get(work, searches.get(work, search), trial)
     return Curve(trial=row.id, state=row.state.value, points=row.curve)
+
+
+@router.get("/{search}/trials/{trial}/report")
+def get_trial_report(search: SearchRef, trial: TrialRef, work: Work, _: Viewer) -> TrialReport:
+    """What shared weights say of their space (strategy `enas`); null of every other trial, and until it has ended."""
+    row = trials.get(work, searches.get(work, search), trial)
+    return TrialReport(trial=row.id, state=row.state.value, report=row.report)
 
 
 @router.get("/{search}/front")
@@ -218,6 +233,7 @@ def get_search_front(
         (float(price), -row.score, row.number, row)
         for row in trials.of_search(work, found.id, TrialState.SUCCEEDED)
         if row.score is not None
+        and row.purpose != "supernet"
         and (price := row.seconds if against == "seconds" else (row.cost or {}).get(against)) is not None
     ]
     items, least = [], float("inf")
@@ -259,6 +275,10 @@ def list_notes(
 
     `surrogate` of `pnas`, one a level: `blocks`, `children` and `failures`, the `best` and `mean` score, `pairs` of
     prediction and score and their `rank_correlation`.
+
+    `supernet` of `enas`, one a look at the space: `score`, and by kind of decision `entropy` and `preferences`, of the
+    controller's draws or of the 20 best so far. `shared_scores`, one a stand-alone score of the shortlist: how many
+    there are (`n`), `pairs` of shared and stand-alone score, and Kendall's `tau` between them. `supernet_failed`: the `trial`.
 
     `rungs` (any strategy with `rungs` above 1), by the count of results: `shares` of a whole training, and how many
     `results` each rung has and how many of these were `promoted`.

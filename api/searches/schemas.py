@@ -208,6 +208,9 @@ class SearchPage(Page[Search]):
     pass
 
 
+Purpose = Literal["floor", "supernet", "explore", "final"]
+
+
 class TrialError(View):
     kind: str
     message: str
@@ -226,12 +229,14 @@ class Fidelity(View):
 class Trial(View):
     id: str
     number: int
-    purpose: Literal["floor", "explore", "final"]
+    purpose: Purpose = Field(description="supernet: weights that all networks of the space share (strategy `enas`).")
     state: Literal["queued", "running", "succeeded", "failed", "pruned"]
     description: str | None = Field(description="The architecture in words.")
     genotype: dict[str, Any]
     fidelity: Fidelity
-    parent: str | None = Field(description="The trial whose architecture this one was made from.")
+    parent: str | None = Field(
+        description="The trial whose architecture this one was made from, or whose shared weights pointed to it."
+    )
     score: float | None = Field(description="The objective on the validation split; higher is better.")
     metrics: dict[str, Any] | None
     cost: dict[str, Any] | None = Field(
@@ -268,6 +273,34 @@ class Curve(View):
     points: list[dict[str, Any]] = Field(
         description="fraction (of the schedule, 0 to 1), epoch, seconds, train_loss, score, images_per_s."
     )
+
+
+class SharedScore(View):
+    genotype: dict[str, Any]
+    shared_score: float
+
+
+class SupernetReport(View):
+    """What weights that all networks of a space share say of it."""
+
+    of: str = Field(description="The space.")
+    form: Literal["repaired", "published"]
+    shortlist: list[SharedScore] = Field(description="The best with shared weights, the best first.")
+    scored: int = Field(description="How many architectures were scored with shared weights.")
+    sampled: tuple[list[float], list[float]] = Field(
+        description="Deciles, from the least to the largest, of the shared scores of uniform draws, and of those that the "
+        "search or the controller led to; empty where there were none."
+    )
+    steps: list[dict[str, Any]] = Field(
+        description="As the notes of kind `supernet`: step, score, entropy, preferences."
+    )
+    seconds: float
+
+
+class TrialReport(View):
+    trial: str
+    state: str
+    report: SupernetReport | None
 
 
 class Note(View):

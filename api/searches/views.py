@@ -117,7 +117,8 @@ def trial_view(search: tables.Search, trial: tables.Trial) -> Trial:
             "curve": f"{here}/curve",
             "source": f"{here}/source",
             "search": link_to("searches", search.name),
-        },
+        }
+        | ({"report": f"{here}/report"} if trial.purpose == "supernet" else {}),
     )
 
 

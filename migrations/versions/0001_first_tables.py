@@ -428,6 +428,7 @@ def upgrade() -> None:
             "curve", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), server_default="[]", nullable=False
         ),
         sa.Column("seconds", sa.Float(precision=53), nullable=True),
+        sa.Column("report", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
         sa.Column("held_s", sa.Float(precision=53), nullable=True),
         sa.Column("checkpoint_sha256", sa.LargeBinary(), nullable=True),
         sa.Column("weights_sha256", sa.LargeBinary(), nullable=True),
@@ -437,7 +438,12 @@ def upgrade() -> None:
         ),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint("purpose IN ('floor', 'explore', 'final')", name=op.f("ck_trials_purpose")),
+        sa.CheckConstraint("purpose IN ('floor', 'supernet', 'explore', 'final')", name=op.f("ck_trials_purpose")),
+        sa.CheckConstraint("report IS NULL OR purpose = 'supernet'", name=op.f("ck_trials_report_of_supernet")),
+        sa.CheckConstraint(
+            "purpose <> 'supernet' OR state <> 'succeeded' OR report IS NOT NULL",
+            name=op.f("ck_trials_succeeded_supernet_has_report"),
+        ),
         sa.CheckConstraint("score = score AND abs(score) <> 'Infinity'", name=op.f("ck_trials_score_is_finite")),
         sa.CheckConstraint("state <> 'failed' OR error IS NOT NULL", name=op.f("ck_trials_failed_has_error")),
         sa.CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", name=op.f("ck_trials_running_has_lease")),

@@ -10,7 +10,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-PURPOSES = {"floor": "training the floor", "explore": "trying networks", "final": "training the best to the end"}
+PURPOSES = {
+    "floor": "training the floor",
+    "supernet": "training weights that all networks share",
+    "explore": "trying networks",
+    "final": "training the best to the end",
+}
 
 DOINGS = {
     "queued": "waiting for a worker",

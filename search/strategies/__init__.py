@@ -8,6 +8,7 @@ from search.candidate import Candidate, Note, Observation
 from search.space import Genotype, Json, Space
 from search.strategies.asha import Asha
 from search.strategies.bayesian import Bayesian
+from search.strategies.enas import Enas
 from search.strategies.evolution import Evolution
 from search.strategies.fixed import Fixed
 from search.strategies.history import StateError
@@ -38,6 +39,7 @@ class Strategy(Protocol):
 
 _MAKERS: Mapping[str, Callable[[Space, Mapping[str, Json], int], Strategy]] = {
     "bayesian": Bayesian,
+    "enas": Enas,
     "evolution": Evolution,
     "fixed": lambda space, _, seed: Fixed(space, seed),
     "local": lambda space, _, seed: LocalSearch(space, seed),

@@ -128,6 +128,27 @@ def test_the_source_of_a_trial_is_python_that_stands_alone(client: TestClient, w
     assert client.get("/v1/searches/hunt/trials/9/source").status_code == 404
 
 
+def test_shared_weights_report_what_they_say_and_are_on_no_front(client: TestClient, world: World) -> None:
+    world.dataset()
+    world.search()
+    world.move("hunt", SearchState.RUNNING)
+    report = {
+        "of": "nb201", "form": "repaired", "scored": 3, "sampled": [[0.1, 0.2], []], "seconds": 60.5,
+        "shortlist": [{"genotype": {"space": "nb201"}, "shared_score": 0.5}],
+        "steps": [{"step": 1, "score": 0.4, "entropy": {"op": 1.6}, "preferences": {"op": {"none": 0.2}}}],
+    }  # fmt: skip
+    world.trial("hunt", 0.5, 100, "floor")
+    world.trial("hunt", 0.9, 10, "supernet", report=report)
+    (trial,) = client.get("/v1/searches/hunt/trials?purpose=supernet").json()["items"]
+    assert "report" not in trial
+    assert client.get(trial["links"]["report"]).json() == {"trial": trial["id"], "state": "succeeded", "report": report}
+    floor = client.get("/v1/searches/hunt/trials/1").json()
+    assert "report" not in floor["links"]
+    assert client.get("/v1/searches/hunt/trials/1/report").json()["report"] is None
+    assert client.get("/v1/searches/hunt/trials/9/report").status_code == 404
+    assert [item["purpose"] for item in client.get("/v1/searches/hunt/front").json()["items"]] == ["floor"]
+
+
 def test_notes_are_listed_in_order_by_kind_and_by_page(client: TestClient, world: World) -> None:
     world.dataset()
     search = world.search()

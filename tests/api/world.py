@@ -118,7 +118,9 @@ class World:
         with self.sessions.begin() as session:
             searches.move(session, searches.get(session, search, lock=True), to, **values)
 
-    def trial(self, search: str, score: float | None, params: int = 100, purpose: str = "explore") -> Trial:
+    def trial(
+        self, search: str, score: float | None, params: int = 100, purpose: str = "explore", **values: Any
+    ) -> Trial:
         """A succeeded trial, or a failed one without a score. The search must run."""
         with self.sessions.begin() as session:
             found = searches.get(session, search, lock=True)
@@ -149,6 +151,7 @@ class World:
                     session, trial.id, held.attempt, TrialState.SUCCEEDED, score=score, seconds=2.0,
                     metrics={"accuracy": score, "mirror_at_test": True}, curve=curve,
                     cost=cost | {"size_bytes": params * 4 + 1000, "latency_ms": 1000 / params},
+                    **values,
                 )  # fmt: skip
         return trial
 

@@ -11,8 +11,21 @@ from typing import Any
 import pytest
 
 from search.candidate import Candidate, Fidelity, Proxy, Purpose
-from search.race import EXPLORE_EPOCHS, Budget, Done, Turn, Work, finalists, observations, plan, rungs_for, schedule
-from search.space import Genotype, Space
+from search.oneshot import Shortlisted
+from search.race import (
+    EXPLORE_EPOCHS,
+    SUPERNET_EPOCHS,
+    Budget,
+    Done,
+    Turn,
+    Work,
+    finalists,
+    observations,
+    plan,
+    rungs_for,
+    schedule,
+)
+from search.space import Genotype, Json, Space
 from search.strategies import Strategy, strategy_for
 from search.strategies.history import WHOLE
 from search.train import Point
@@ -93,6 +106,7 @@ class Simulation:
         seconds = work.candidate.fidelity.seconds or (ends - began)
         epochs = work.candidate.fidelity.epochs or seconds * self.rate / self.pictures
         score = self.score(work)
+        report = self.report() if work.purpose is Purpose.SUPERNET and not failed else None
         done = Done(
             work.purpose,
             work.candidate,
@@ -101,9 +115,14 @@ class Simulation:
             f"trial-{number:05d}",
             "failed" if failed else "succeeded",
             () if failed else curve_of(seconds, epochs, self.pictures, score),
+            report=report,
         )
         self.done.append(done)
         self.strategy.tell(observations(self.space, [done]))
+
+    def report(self) -> dict[str, Json]:
+        shortlist = [Shortlisted(self.space.sample(Random(f"shared/{number}")), 0.5) for number in range(6)]
+        return {"shortlist": [each.to_json() for each in shortlist], "steps": []}
 
     def score(self, work: Work) -> float:
         return 0.5 + 0.4 * Random(work.candidate.genotype.digest()).random()
@@ -620,3 +639,82 @@ def test_finalists_stand_beside_what_foretold_them() -> None:
     assert len(pairs) == len([each for each in done if each.purpose is Purpose.FINAL]) == 3
     assert all(one.candidate.genotype == final.candidate.genotype for one, final in pairs)
     assert {one.purpose for one, _ in pairs} <= {Purpose.EXPLORE, Purpose.FLOOR}
+
+
+@pytest.mark.parametrize(("seconds", "speed", "devices"), GRID[::3])
+def test_shared_weights_are_trained_once_and_leave_the_rest_of_the_budget_as_it_is(
+    seconds: float, speed: tuple[int, float], devices: int
+) -> None:
+    done = Simulation(
+        Budget(seconds=seconds), *speed, devices=devices, strategy_name="enas", space=small_space("nb201")
+    ).run()
+    division = schedule(seconds, done.done, devices)
+    assert len(done.of(Purpose.FLOOR)) == 1
+    assert done.log[-1][1].purpose is Purpose.FINAL
+    assert 0.93 * division.end_s - 2.0 <= done.now <= division.end_s + 1.0 <= seconds
+    supernets = done.of(Purpose.SUPERNET)
+    assert len(supernets) <= 1
+    if supernets:
+        length_s = supernets[0].candidate.fidelity.seconds or 0.0
+        assert length_s >= (division.explore_s or math.inf)
+        assert done.of(Purpose.EXPLORE)
+    assert all(work.candidate.genotype.space != "supernet" for work in done.of(Purpose.FINAL))
+
+
+def test_half_of_the_time_for_candidates_goes_to_the_shared_weights() -> None:
+    done = Simulation(Budget(seconds=600), strategy_name="enas", space=small_space("nb201")).run()
+    (began, supernet), *_ = [(at, work) for at, work in done.log if work.purpose is Purpose.SUPERNET]
+    window_s = schedule(600, done.done, 1).explore_until_s - began
+    assert supernet.candidate.fidelity.seconds == pytest.approx(window_s / 2, abs=0.1)
+    explored = [work.candidate for work in done.of(Purpose.EXPLORE) if work.candidate.genotype != FLOOR]
+    shortlist = [each["genotype"] for each in done.report()["shortlist"]]
+    assert [each.genotype.to_json() for each in explored] == shortlist[: len(explored)]
+    assert len(explored) > 2
+
+
+def test_shared_weights_count_neither_as_a_network_nor_as_a_measure_of_pace() -> None:
+    done = Simulation(Budget(seconds=600), strategy_name="enas", space=small_space("nb201")).run()
+    networks = [each for each in done.done if each.purpose is not Purpose.SUPERNET]
+    (supernet,) = [each for each in done.done if each.purpose is Purpose.SUPERNET]
+    slow = replace(supernet, seconds=500.0, score=1.0, curve=curve_of(100.0, 1.0, 4_000, 1.0))
+    assert schedule(600, [slow, *networks], 1) == schedule(600, networks, 1)
+    alone = Done(Purpose.FLOOR, Candidate(FLOOR, Fidelity(seconds=44)), None, 1.0, "t0", "failed")
+    turn = plan(
+        done.space,
+        done.strategy,
+        FLOOR,
+        Budget(seconds=600),
+        spent_s=590.0,
+        done=[alone, replace(alone, trial="t1"), slow],
+        running=[],
+        slots=1,
+        devices=1,
+        seed=0,
+    )
+    assert all(work.candidate.genotype.space != "supernet" for work in turn.work)
+
+
+def test_weights_that_cannot_be_trained_are_tried_twice() -> None:
+    done = Simulation(Budget(seconds=600), failures=1.0, strategy_name="enas", space=small_space("nb201"), seed=1).run()
+    assert len(done.of(Purpose.SUPERNET)) <= 2
+    assert done.now <= 600
+
+
+@pytest.mark.parametrize(
+    ("trials", "expected"), [(2, 0), (3, 0), (4, 1), (12, 1)], ids=["two", "three", "four", "twelve"]
+)
+def test_a_budget_in_trials_has_room_for_what_the_weights_lead_to(trials: int, expected: int) -> None:
+    done = Simulation(Budget(trials=trials), strategy_name="enas", space=small_space("nb201")).run()
+    supernets = done.of(Purpose.SUPERNET)
+    assert len(supernets) == expected
+    assert [work.candidate.fidelity.epochs for work in supernets] == [SUPERNET_EPOCHS / 2] * expected
+    assert len(done.log) == trials
+    assert len(done.of(Purpose.FINAL)) == 1
+
+
+def test_a_strategy_hears_of_shared_weights_and_of_no_final() -> None:
+    done = Simulation(Budget(trials=8), strategy_name="enas", space=small_space("nb201")).run()
+    told = observations(done.space, done.done)
+    (supernet,) = [each for each in told if each.candidate.genotype.space == "supernet"]
+    assert supernet.report == done.report()
+    assert len(told) == 6  # all but the floor, of another space, and the final

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from store import audit, datasets, deployments, events, jobs, keys, models, notes, pages, searches, trials
@@ -12,7 +13,7 @@ from store.errors import ConflictError, NotFoundError, RefusedError
 from store.keys import Role
 from store.models import Trained
 from store.states import DatasetState, JobState, SearchState
-from store.tables import ApiKey, Dataset, DoomedObject, Example, Model, Search, SearchNote
+from store.tables import ApiKey, Dataset, DoomedObject, Example, Model, Search, SearchNote, Trial
 from tests.support.rows import a_search, a_trial, a_version
 
 
@@ -192,6 +193,29 @@ def test_the_best_trial_is_the_earlier_of_equals(session: Session) -> None:
     best = trials.best(session, search.id)
     assert best is not None
     assert best.number == 2
+
+
+def test_shared_weights_are_never_the_best_trial_and_end_with_a_report(session: Session) -> None:
+    search = a_search(session)
+    network, supernet = a_trial(session, search), a_trial(session, search, "supernet")
+    for trial in (network, supernet):
+        trials.claim(session, trial.id, "w", 15)
+    trials.settle(session, network.id, 1, trials.TrialState.SUCCEEDED, score=0.1)
+    succeeded = update(Trial).values(state=trials.TrialState.SUCCEEDED, score=1, merit=1)
+    for wrong, report in ((network, {}), (supernet, None)):
+        with pytest.raises(IntegrityError, match="report"), session.begin_nested():
+            session.execute(succeeded.where(Trial.id == wrong.id).values(report=report))
+    trials.settle(session, supernet.id, 1, trials.TrialState.SUCCEEDED, score=0.9, report={"shortlist": []})
+    best = trials.best(session, search.id)
+    assert best is not None
+    assert best.id == network.id
+
+
+def test_an_architecture_cannot_be_taken_from_shared_weights(session: Session) -> None:
+    search = a_search(session)
+    supernet = a_trial(session, search, "supernet")
+    with pytest.raises(RefusedError, match="not one architecture; give one of those that its report names in seeds"):
+        searches.seed_from_trial(session, supernet.id, "cell", search.version)
 
 
 # Models and deployments

@@ -471,3 +471,45 @@ def test_how_well_candidates_foretold_the_final_is_noted(context: Context) -> No
     assert ended[final].candidate["fidelity"]["fraction"] == 1.0
     assert (note.data["candidate_scores"], note.data["final_scores"]) == ([ended[origin].score], [ended[final].score])
     assert note.data["rank_correlation"] is None
+
+
+def test_shared_weights_are_planned_described_and_lead_to_their_shortlist(context: Context) -> None:
+    space = {"channels": 4, "side": 8}
+    search_id = new_search(context, space="nb201", space_options=space, strategy="enas", budget_trials=8)
+    take_turn(context, search_id)
+    end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5, seconds=1.0)
+    take_turn(context, search_id)
+    supernet = trials_of(context, search_id)[-1]
+    assert (supernet.purpose, supernet.state) == ("supernet", TrialState.QUEUED)
+    assert supernet.cost is not None
+    assert supernet.cost["params"] > 0
+    assert supernet.cost["description"].startswith("The shared weights of all networks of space nb201, repaired form")
+    take_turn(context, search_id)
+    assert len(trials_of(context, search_id)) == 2
+    shortlist = [{"genotype": genotype("nb201", number), "shared_score": 0.5} for number in (1, 2, 3)]
+    report = {"shortlist": shortlist, "steps": [{"step": 1, "score": 0.4}]}
+    end_trials(context, search_id, TrialState.SUCCEEDED, score=0.99, seconds=1.0, report=report)
+    take_turn(context, search_id)
+    explored = [trial for trial in trials_of(context, search_id) if trial.purpose == "explore"]
+    assert [trial.candidate["genotype"] for trial in explored[:3]] == [each["genotype"] for each in shortlist]
+    assert [trial.candidate["parent"] for trial in explored[:3]] == [supernet.id] * 3
+    with context.sessions() as session:
+        kinds = session.scalars(select(SearchNote.kind).where(SearchNote.search_id == search_id)).all()
+    assert kinds == ["supernet"]
+
+
+def test_shared_weights_alone_are_no_model(context: Context) -> None:
+    search_id = new_search(context, space="nb201", strategy="enas", budget_trials=6)
+    for _ in range(10):
+        take_turn(context, search_id)
+        with context.sessions() as session:
+            queued = trials.of_search(session, search_id, TrialState.QUEUED)
+        if any(trial.purpose == "supernet" for trial in queued):
+            report = {"shortlist": [], "steps": []}
+            end_trials(context, search_id, TrialState.SUCCEEDED, score=0.99, seconds=1.0, report=report)
+        else:
+            end_trials(context, search_id, TrialState.FAILED, error={"kind": "diverged", "message": "the loss is NaN"})
+    search = search_of(context, search_id)
+    assert search.state is SearchState.FAILED
+    assert search.error is not None
+    assert "the loss is NaN" in search.error

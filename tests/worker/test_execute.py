@@ -20,6 +20,7 @@ from store.errors import StaleError
 from store.states import SearchState, TrialState
 from store.tables import DatasetVersion, Event, Model, Search, Trial
 from tests.worker.conftest import WORKER, new_search
+from tests.worker.test_advance import end_trials
 from worker import execute
 from worker.advance import take_turn
 from worker.context import Context
@@ -280,3 +281,64 @@ def test_a_zombie_writes_nothing(context: Context) -> None:
     usurper.join()
     trial = row(context, id=trial_id)
     assert (trial.state, trial.attempt, trial.worker, trial.score) == (TrialState.RUNNING, 2, "other", None)
+
+
+def supernet_trial(context: Context, seconds: float) -> str:
+    """Queued shared weights of a small space, the floor's training taken as done."""
+    space = {"channels": 4, "side": 8}
+    search_id = new_search(context, space="nb201", space_options=space, strategy="enas", budget_trials=6)
+    take_turn(context, search_id)
+    end_trials(context, search_id, TrialState.SUCCEEDED, score=0.5, seconds=1.0)
+    take_turn(context, search_id)
+    trial = row(context, search_id=search_id, purpose="supernet")
+    with context.sessions.begin() as session:
+        fidelity = trial.candidate["fidelity"] | {"seconds": seconds, "epochs": None}
+        candidate = trial.candidate | {"fidelity": fidelity}
+        session.execute(update(Trial).where(Trial.id == trial.id).values(candidate=candidate))
+    return trial.id
+
+
+def test_shared_weights_go_on_at_their_checkpoint_after_a_kill_and_end_with_a_report(context: Context) -> None:
+    trial_id = supernet_trial(context, seconds=10.0)
+
+    def kill() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            trial = row(context, id=trial_id)
+            if len(trial.curve) > 1 and trial.checkpoint_sha256 is not None:
+                break
+            time.sleep(0.05)
+        os.kill(execute._warm[0].pid, signal.SIGKILL)
+
+    killer = meanwhile(kill)
+    execute.run(context, trial_id, WORKER)
+    killer.join()
+    killed = row(context, id=trial_id)
+    assert (killed.state, killed.losses, killed.report) == (TrialState.QUEUED, 1, None)
+    assert killed.checkpoint_sha256 is not None
+    execute.run(context, trial_id, WORKER)
+    trial = row(context, id=trial_id)
+    assert trial.state is TrialState.SUCCEEDED, trial.error
+    assert (trial.attempt, trial.checkpoint_sha256, trial.weights_sha256) == (2, None, None)
+    assert trial.curve[: len(killed.curve)] == killed.curve
+    assert trial.report is not None
+    assert trial.score == trial.report["shortlist"][0]["shared_score"]
+    with context.sessions() as session:
+        assert session.scalars(select(Model)).all() == []
+        explored = [each for each in trials.of_search(session, trial.search_id) if each.purpose == "explore"]
+    assert explored[0].candidate["genotype"] == trial.report["shortlist"][0]["genotype"]
+
+
+def test_shared_weights_are_cancelled_like_any_other_trial(context: Context) -> None:
+    trial_id = supernet_trial(context, seconds=300.0)
+
+    def cancel() -> None:
+        await_points(context, trial_id)
+        with context.sessions.begin() as session:
+            searches.request_cancel(session, searches.get(session, row(context, id=trial_id).search_id))
+
+    canceller = meanwhile(cancel)
+    execute.run(context, trial_id, WORKER)
+    canceller.join()
+    trial = row(context, id=trial_id)
+    assert (trial.state, trial.report) == (TrialState.PRUNED, None)
