@@ -11,8 +11,8 @@ from search.limits import Limits, Measured, OverLimitError, foretold, measured_o
 from search.space import Genotype, OneShot, Progressive, Scalable, Shape, Space, Tokenised
 from search.spaces import space_for
 from search.spaces.nb201 import Nb201Space
-from search.strategies import strategy_for
 from tests.search.spaces import small_space
+from tests.search.test_strategies import fresh
 
 LABELS = ["cat", "dog", "hen", "fox", "owl"]
 PROTOCOLS = (Space, Tokenised, Scalable, Progressive, OneShot)
@@ -154,7 +154,7 @@ def test_cells_grow_inside_the_limits() -> None:
 def test_no_strategy_proposes_what_is_outside(strategy: str) -> None:
     space = small_space("cell")
     limits = strict(space, "both")
-    proposed = strategy_for(strategy, within(space, limits), {}, 1, None).ask(8, [])
+    proposed = fresh((strategy, within(space, limits), {})).ask(8, [])
     assert len(proposed) == 8
     assert all(is_inside(space, limits, each.genotype) for each in proposed)
 
@@ -226,7 +226,9 @@ def test_the_floor_is_as_large_as_the_limits_allow(channels: int, limits: Limits
     space = space_for("stages", shape, {})
     assert is_inside(space, limits, genotype)
     limits.measure(space, genotype, LABELS)
-    assert limits.excess(space.cost(genotype)) > 0.3
+    assert (
+        limits.excess(space.cost(genotype)) > 0.2
+    )  # widths come in steps of eight, and a file is more than its weights
 
 
 def test_a_floor_that_no_limit_allows_is_refused_with_the_smallest() -> None:

@@ -13,7 +13,7 @@ from search.space import Genotype, Progressive, Space
 from search.strategies import strategy_for
 from tests.search.spaces import small_space
 from tests.search.test_race import Simulation
-from tests.search.test_strategies import HALVED, QUICK, SEARCHING
+from tests.search.test_strategies import HALVED, QUICK, SEARCHING, fresh
 
 
 class Only:
@@ -56,7 +56,7 @@ def only(strategy: str) -> Space:
 @pytest.mark.parametrize("score", [0.9, None])
 @pytest.mark.parametrize("name", SEARCHING)
 def test_a_strategy_proposes_the_one_member_once(name: str, score: float | None) -> None:
-    strategy = strategy_for(name, only(name), QUICK.get(name, {}), 0, None)
+    strategy = fresh((name, only(name), QUICK.get(name, {})))
     (candidate,) = strategy.ask(3, [])
     assert strategy.ask(3, [candidate]) == []
     strategy.tell([Observation(candidate, score, 1.0, "trial-1")])

@@ -49,6 +49,7 @@ class Store:
                 number=last + 1,
                 genotype={},
                 description="a network of the tests",
+                source="",
                 preprocessing=Preprocessing(side, 3).to_json(),
                 labels=list(labels),
                 metrics={},
