@@ -129,7 +129,8 @@ class Observation:
     """What came of a candidate. score: higher is better, None when it failed or was stopped before it had one.
 
     seconds: wall-clock it took. trial: its id. report: of shared weights, what they say of the space; see
-    search/supernet.py. None of all others, and when they failed.
+    search/supernet.py. None of all others, and when they failed. refused: it was not worth starting and there is no such
+    trial.
     """
 
     candidate: Candidate
@@ -137,6 +138,7 @@ class Observation:
     seconds: float
     trial: str
     report: Mapping[str, Json] | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

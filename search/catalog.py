@@ -380,14 +380,18 @@ def check_pair(strategy: str, space: str) -> None:
         raise OptionError("strategy", f"{strategy!r} cannot search {space!r}; these can: {', '.join(able)}")
 
 
-def check_seeds(strategy: str, seeds: int, trials: int | None) -> None:
-    """Raises OptionError where the strategy cannot do with so many seeds in a budget of so many trials (None: of time)."""
+def check_seeds(strategy: str, seeds: int, trials: int | None, on_proxy: bool) -> None:
+    """Raises OptionError where the strategy cannot do with so many seeds in a budget of so many trials (None: of time).
+
+    on_proxy: candidates are compared on a smaller task, the floor once more among them."""
     if strategy != FIXED:
         return
     if not seeds:
         raise OptionError("seeds", f"{FIXED!r} trains given architectures; give at least one in seeds or from_trial")
-    if trials is not None and trials < seeds + 2:
-        raise OptionError("budget.trials", f"{trials} is too few for {seeds} seeds, the floor and a final: {seeds + 2}")
+    needed = seeds + (3 if on_proxy else 2)
+    if trials is not None and trials < needed:
+        floor = "the floor, the floor again on the proxy" if on_proxy else "the floor"
+        raise OptionError("budget.trials", f"{trials} is too few for {seeds} seeds, {floor} and a final: {needed}")
 
 
 def check_budget(budget: Mapping[str, Any]) -> None:

@@ -59,6 +59,7 @@ _TOO_SLOW = 4.0  # so many times slower than would do, by arithmetic, which is o
 # 18 -0.2; the log loss fell in all nine pairs up to 8 epochs, by 5 % on average, and rose by 6 % at 18.
 _WARM_EPOCHS, _WARM_SHARE = 12.0, 0.5
 _LEAST_FINAL_SHARE = 0.04  # of the budget; less time than that cannot better a network that had the rest
+_LEAST_RUNG_S = 1.0  # of the shortest training, however many rungs were asked for
 _HALVED_FROM = 12  # candidates of full length; with fewer, halving them is a lottery
 _GROWS = 1.5  # a final's skeleton, where the time allows for so many times the arithmetic
 
@@ -146,11 +147,12 @@ def plan(
     return _plan_seconds(table, budget.seconds or 0.0, spent_s, slots)
 
 
-def observations(space: Space, done: Sequence[Done]) -> list[Observation]:
+def observations(space: Space, done: Sequence[Done], proxy: Proxy = WHOLE_TASK) -> list[Observation]:
     """What a strategy over `space` should be told of these trials: candidates, the floor if it is of that space, and
     weights that the whole space shares.
 
-    Final trainings are left out: their scores come from another fidelity and would make every other look bad.
+    Final trainings are left out, and so is the floor's own where candidates are compared on a proxy: their scores come
+    from another fidelity and would make every other look bad.
     """
     return [
         Observation(each.candidate, each.score, each.seconds, each.trial, each.report)
@@ -158,7 +160,8 @@ def observations(space: Space, done: Sequence[Done]) -> list[Observation]:
         else Observation(each.candidate, None, each.seconds, each.trial)
         for each in done
         if each.purpose is Purpose.SUPERNET
-        or (each.purpose is not Purpose.FINAL and each.candidate.genotype.space == space.name)
+        or (each.purpose is Purpose.EXPLORE and each.candidate.genotype.space == space.name)
+        or (each.purpose is Purpose.FLOOR and proxy == WHOLE_TASK and each.candidate.genotype.space == space.name)
     ]
 
 
@@ -231,7 +234,7 @@ class _Table:
 
     def refuse(self, candidate: Candidate, name: str) -> None:
         """Tell the strategy of a candidate that is not worth starting as of a failure. name: unlike others of this turn."""
-        self.strategy.tell([Observation(candidate, None, 0.0, f"refused-{self.planned}-{name}")])
+        self.strategy.tell([Observation(candidate, None, 0.0, f"refused-{self.planned}-{name}", refused=True)])
 
     def is_seed(self, candidate: Candidate) -> bool:
         return any(each.genotype == candidate.genotype for each in self.seeds)
@@ -270,12 +273,20 @@ class _Table:
         known = next((each for each in self.done if each.trial == final.parent), None)
         return (final if known is None else known.candidate).genotype.digest()
 
+    def finals(self) -> list[Done]:
+        """Those that ended and tell of their architecture: not those whose larger skeleton alone was over the limits."""
+        return [
+            each
+            for each in self.ended(Purpose.FINAL)
+            if not each.over_limit or each.candidate.genotype.digest() == self._origin(each.candidate)
+        ]
+
     def final(self, length: Fidelity, at: Fidelity, planned: Sequence[Work], shortlist: int) -> Work:
         """The next final training: the best that has had none, and when the shortlist has, the best of them again.
 
         Where a larger skeleton proved to be beyond the search's limits the architecture has its turn once more as it is.
         """
-        ended = [each for each in self.ended(Purpose.FINAL) if not each.over_limit]
+        ended = self.finals()
         had = Counter(self._origin(each.candidate) for each in ended)
         had.update(self._origin(w.candidate) for w in [*self.going(Purpose.FINAL), *planned])
         trained = self.succeeded(Purpose.FINAL)
@@ -302,12 +313,20 @@ class _Table:
         genotype, space = chosen.genotype, self.space
         known = next((each for each in self.done if each.trial == chosen.parent and each.curve), None)
         pace = None if known is None else _Pace.of([known])
-        if pace is None or length.seconds is None or genotype.space == self.floor.space or genotype.space != space.name:
+        if (
+            known is None
+            or pace is None
+            or length.seconds is None
+            or genotype.space == self.floor.space
+            or genotype.space != space.name
+        ):
             return genotype  # the floor's space has sizes of its own to search
         refused = {self._origin(each.candidate) for each in self.ended(Purpose.FINAL) if each.over_limit}
         if not isinstance(space, Scalable) or genotype.digest() in refused:
             return genotype
-        growth = length.seconds / pace.enough_s
+        side = space.recipe(genotype).side
+        area = (side / min(side, known.candidate.fidelity.side or side)) ** 2  # a final's pictures to those of a proxy
+        growth = length.seconds / (area * pace.enough_s)
         return space.scaled(genotype, int(growth * space.cost(genotype).flops)) if growth >= _GROWS else genotype
 
     def _warm_start(self, genotype: Genotype, length: Fidelity, planned: Sequence[Work]) -> str | None:
@@ -325,9 +344,9 @@ class _Table:
         best = max(trials, key=lambda each: (_score(each), each.curve[-1].epoch), default=None)
         if best is None or best.trial in taken:
             return None
-        last = best.curve[-1]
-        epochs = length.epochs or (length.seconds or 0.0) * last.epoch / max(last.seconds, 1e-3)
-        return best.trial if epochs <= max(_WARM_EPOCHS, last.epoch / _WARM_SHARE) else None
+        had = best.curve[-1].epoch * best.candidate.fidelity.fraction
+        epochs = length.epochs or (length.seconds or 0.0) * had / max(best.curve[-1].seconds, 1e-3)
+        return best.trial if epochs <= max(_WARM_EPOCHS, had / _WARM_SHARE) else None
 
 
 def _score(done: Done) -> float:
@@ -342,7 +361,7 @@ def _lasting(
     rung = candidate.fidelity.rung
     fidelity = proxy.of(
         candidate.fidelity,
-        seconds=None if seconds is None else round(seconds * rung, 1),
+        seconds=None if seconds is None else max(_LEAST_RUNG_S, round(seconds * rung, 1)),
         epochs=None if epochs is None else epochs * rung,
     )
     return replace(candidate, fidelity=fidelity)
@@ -359,18 +378,19 @@ def _plan_trials(table: _Table, trials: int) -> Turn:
         work = [table.work(Purpose.FLOOR, Candidate(table.floor, whole), table.planned)]
     elif left > 2 and (again := _floor_again(table, length, [])):
         work = [table.work(Purpose.EXPLORE, again, table.planned)]
-    elif left > 1 and (asked := _round(table, min(_ROUND, left - 1))):
+    elif left > 1 and (asked := _round(table, left - 1)):
         work = [table.work(_purpose_of(each), each, table.planned + number) for number, each in enumerate(asked)]
     elif left == 1 or not table.ended(Purpose.FINAL):
         work = [table.final(Fidelity(epochs=FINAL_EPOCHS), length, [], shortlist=1)]
     return Turn(work, finished=not work and not table.running)
 
 
-def _round(table: _Table, count: int) -> list[Candidate]:
-    """Up to `count` candidates. Shared weights are refused where nothing they lead to could be tried any more."""
+def _round(table: _Table, room: int) -> list[Candidate]:
+    """The next candidates, of so many at most that may still be tried. Shared weights are refused where nothing they
+    lead to could be tried after them."""
     for number in range(_REFUSALS):
-        asked = table.ask(count, [])
-        refused = [each for each in asked if count < 2 and _purpose_of(each) is Purpose.SUPERNET]
+        asked = table.ask(min(_ROUND, room), [])
+        refused = [each for each in asked if len(asked) == room and _purpose_of(each) is Purpose.SUPERNET]
         if not refused:
             epochs = {Purpose.SUPERNET: SUPERNET_EPOCHS, Purpose.EXPLORE: EXPLORE_EPOCHS}
             return [_lasting(each, table.proxy, epochs=epochs[_purpose_of(each)]) for each in asked]
@@ -396,12 +416,16 @@ class _Pace:
         trials.sort(key=lambda each: each.purpose is not Purpose.FLOOR)
         if not trials:
             return None
-        last = trials[0].curve[-1]
-        epoch_s = max(last.seconds, 1e-3) / last.epoch
+        last, fraction = trials[0].curve[-1], trials[0].candidate.fidelity.fraction
+        epoch_s = max(last.seconds, 1e-3) / (last.epoch * fraction)
         return cls(epoch_s, max(1.0, last.images_per_s * epoch_s))
 
     def seconds_of(self, pictures: float) -> float:
         return pictures / self.pictures * self.epoch_s
+
+    def least_s(self, fraction: float) -> float:
+        """Seconds before which a candidate on that share of the pictures cannot be judged."""
+        return self.seconds_of(min(_EXPLORE_EPOCHS_LEAST * self.pictures * fraction, _EXPLORE_PICTURES_LEAST))
 
     @property
     def enough_s(self) -> float:
@@ -462,7 +486,7 @@ def schedule(
 
     candidates_see = pace.pictures * proxy.fraction
     ranks_s = pace.seconds_of(max(_EXPLORE_EPOCHS_ENOUGH * candidates_see, _EXPLORE_PICTURES_ENOUGH))
-    least_s = pace.seconds_of(min(_EXPLORE_EPOCHS_LEAST * candidates_see, _EXPLORE_PICTURES_LEAST))
+    least_s = pace.least_s(proxy.fraction)
     # Twice what ranks, since candidates may be slower than the floor.
     explore_s = max(min(explore_s, 2 * ranks_s), least_s, _MIN_TRIAL_S)
     floor = next((each for each in done if each.purpose is Purpose.FLOOR and each.state == "succeeded"), None)
@@ -581,7 +605,8 @@ def _affordable(table: _Table, seconds: float, window_s: float, work: Sequence[W
 
     The others are told as failures. How fast a candidate will be is guessed from the floor's pace and both networks'
     arithmetic, so only those that are slower by far are refused. Shared weights get a share of the time for candidates,
-    and are refused where that is less than what one network needs to be judged.
+    and are refused where that is less than what one network needs to be judged, or leaves no time to train any that they
+    point to.
     """
     pace = _Pace.of(table.done)
     for number in range(_REFUSALS):
@@ -592,7 +617,8 @@ def _affordable(table: _Table, seconds: float, window_s: float, work: Sequence[W
             if any(each.purpose is Purpose.FLOOR for each in [*table.running, *work]):
                 return None  # its pace will tell how much time there is for candidates
             shared = _lasting(asked[0], table.proxy, seconds=window_s)
-            if (shared.fidelity.seconds or 0.0) >= seconds:
+            shared_s = shared.fidelity.seconds or 0.0
+            if shared_s >= seconds and window_s - shared_s - _start_s(table.done) >= seconds / 2:
                 return shared
             table.refuse(asked[0], f"{len(work)}-{number}")
             continue
@@ -601,17 +627,15 @@ def _affordable(table: _Table, seconds: float, window_s: float, work: Sequence[W
             return candidate
         slower = table.space.cost(candidate.genotype).flops / max(1, table.space.cost(table.floor).flops)
         fidelity = candidate.fidelity
-        least = min(_EXPLORE_EPOCHS_LEAST * pace.pictures, _EXPLORE_PICTURES_LEAST) * fidelity.fraction * fidelity.rung
-        if slower * pace.seconds_of(least) <= _TOO_SLOW * seconds:
+        if slower * pace.least_s(fidelity.fraction) * fidelity.rung <= _TOO_SLOW * seconds:
             return candidate
         table.refuse(asked[0], f"{len(work)}-{number}")
     return None
 
 
 def _next_final(table: _Table, division: Schedule, left_s: float, work: Sequence[Work]) -> Work | None:
-    ended = table.ended(Purpose.FINAL)
     trained = len(table.succeeded(Purpose.FINAL))
-    if len(ended) - trained >= _MAX_FAILED_FINALS or not _anything_trained(table):
+    if len(table.finals()) - trained >= _MAX_FAILED_FINALS or not _anything_trained(table):
         return None
     going = len([each for each in [*table.running, *work] if each.purpose is Purpose.FINAL])
     to_come = max(1, math.ceil((division.finals - trained - going) / max(1, table.devices)))  # on this device

@@ -146,11 +146,11 @@ def _strategy(search: Search, space: Space, ended: Any) -> Strategy:
         if search.failed_turns >= REBUILT_AFTER:
             raise StateError(f"{search.failed_turns} turns with it have failed")
         strategy = strategy_for(search.strategy, space, search.strategy_options, search.seed, search.strategy_state)
-        strategy.tell(observations(space, [done_of(trial) for trial in untold]))
+        strategy.tell(observations(space, [done_of(trial) for trial in untold], proxy_of(search)))
     except StateError as error:
         log.warning("search.state_rebuilt", search=search.id, reason=str(error))
         strategy = strategy_for(search.strategy, space, search.strategy_options, search.seed, None)
-        strategy.tell(observations(space, [done_of(trial) for trial in ended]))
+        strategy.tell(observations(space, [done_of(trial) for trial in ended], proxy_of(search)))
     for trial in untold:
         trial.told_at = func.clock_timestamp()
     return strategy

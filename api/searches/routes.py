@@ -23,6 +23,7 @@ from api.searches.schemas import (
     NewSearch,
     Note,
     NotePage,
+    Proxy,
     Purpose,
     Search,
     SearchPage,
@@ -54,7 +55,8 @@ def chosen_options(new: NewSearch) -> tuple[dict[str, Any], dict[str, Any]]:
             raise catalog.OptionError(
                 f"seeds[{number}].space", f"{genotype.space!r} is not the search's, {new.space!r}"
             )
-    catalog.check_seeds(new.strategy, len(new.seeds) + (new.from_trial is not None), new.budget.trials)
+    seeds = len(new.seeds) + (new.from_trial is not None)
+    catalog.check_seeds(new.strategy, seeds, new.budget.trials, on_proxy=new.proxy != Proxy())
     return (
         space.resolve(new.space_options, "space_options"),
         strategy.resolve(new.strategy_options, "strategy_options"),

@@ -29,7 +29,8 @@ class Enas(Remembering):
 
     Departures: the paper trains the one best architecture in the end; here a shortlist goes through the same candidate
     trainings as any other strategy's proposals. Shared weights that failed are asked for once more, then draws are
-    uniform. So they are when the shortlist has been proposed and there is still time.
+    uniform. So they are when the shortlist has been proposed and there is still time, and as long as there is no time for
+    shared weights.
 
     Notes. `supernet`, one for each of the report's `steps`: what the controller, or the best by shared score, looked like
     (score, entropy, preferences). `shared_scores`, whenever the shortlist has another stand-alone score: see `_note_pairs`.
@@ -51,11 +52,12 @@ class Enas(Remembering):
         super().__init__(History("enas", space, seed, keep=10**9, worth=lambda member: (member.number, 0)))
         self._report: _Report | None = None
         self._failures: set[str] = set()  # trials
+        self._is_refused = False  # this turn; a longer budget may change that, so it is not a part of the state
 
     def ask(self, count: int, pending: Sequence[Candidate]) -> list[Candidate]:
         if count < 1:
             return []
-        if self._report is None and len(self._failures) < _ATTEMPTS:
+        if self._report is None and len(self._failures) < _ATTEMPTS and not self._is_refused:
             if any(self._is_supernet(each) for each in pending):
                 return []
             return [Candidate(self._genes.to_genotype(), replace(WHOLE, rung=self._share))]
@@ -88,7 +90,9 @@ class Enas(Remembering):
             self._note_pairs(pairs)
 
     def _hear(self, observation: Observation) -> None:
-        if observation.report is None:
+        if observation.refused:
+            self._is_refused = True
+        elif observation.report is None:
             if observation.trial not in self._failures:
                 self._failures.add(observation.trial)
                 self._notes.append(Note(len(self._failures), "supernet_failed", {"trial": observation.trial}))

@@ -89,3 +89,14 @@ def test_a_strategy_that_cannot_search_a_space_is_refused_with_those_that_can(mo
     monkeypatch.setattr(catalog, "STRATEGIES", {**catalog.STRATEGIES, "grower": only})
     with pytest.raises(OptionError, match="'grower' cannot search 'stages'; these can: race, random, local, evolution"):
         catalog.check_pair("grower", "stages")
+
+
+@pytest.mark.parametrize(
+    ("trials", "on_proxy", "fits"), [(4, False, False), (5, False, True), (5, True, False), (6, True, True)]
+)
+def test_fixed_has_room_for_every_seed_floor_and_final(trials: int, on_proxy: bool, fits: bool) -> None:
+    if fits:
+        catalog.check_seeds("fixed", 3, trials, on_proxy)
+    else:
+        with pytest.raises(OptionError, match=rf"{trials} is too few for 3 seeds, .* and a final: {trials + 1}"):
+            catalog.check_seeds("fixed", 3, trials, on_proxy)

@@ -718,3 +718,97 @@ def test_a_strategy_hears_of_shared_weights_and_of_no_final() -> None:
     (supernet,) = [each for each in told if each.candidate.genotype.space == "supernet"]
     assert supernet.report == done.report()
     assert len(told) == 6  # all but the floor, of another space, and the final
+
+
+def test_shared_weights_are_not_trained_for_nothing_behind_given_architectures() -> None:
+    nb201 = small_space("nb201")
+    seeds = [Candidate(nb201.sample(Random(f"seed/{number}")), WHOLE) for number in range(3)]
+    for trials, expected in ((6, 0), (7, 1)):
+        done = Simulation(Budget(trials=trials), strategy_name="enas", space=nb201, seeds=seeds).run()
+        assert len(done.of(Purpose.SUPERNET)) == expected
+        assert len(done.log) == trials
+
+
+def test_shared_weights_that_were_refused_are_asked_for_again_when_there_is_more_time() -> None:
+    simulation = Simulation(Budget(seconds=60), strategy_name="enas", space=small_space("nb201")).run()
+    assert not simulation.of(Purpose.SUPERNET)
+    assert not [note for note in simulation.strategy.notes() if note.kind == "supernet_failed"]
+    simulation.budget = Budget(seconds=1800)
+    assert len(simulation.run().of(Purpose.SUPERNET)) == 1
+
+
+@pytest.mark.parametrize(("rungs", "eta"), [(4, 10), (5, 10), (5, 4)])
+def test_however_many_rungs_were_asked_for_each_training_has_a_length(rungs: int, eta: int) -> None:
+    done = Simulation(Budget(seconds=120), strategy_name="random", options={"rungs": rungs, "eta": eta}).run()
+    lengths = [work.candidate.fidelity.seconds or 0.0 for work in done.of(Purpose.EXPLORE)]
+    assert min(lengths) >= 1.0
+    assert done.of(Purpose.FINAL)
+
+
+def over_the_limits(simulation: Simulation) -> None:
+    """All that is going ends at once: it has more than the search allows."""
+    count = len(simulation.going)
+    simulation.going = [(simulation.now, number, work, True, at) for _, number, work, _, at in simulation.going]
+    for _ in range(count):
+        simulation.end_one()
+        simulation.done[-1] = replace(simulation.done[-1], over_limit=True)
+
+
+def until_finals(simulation: Simulation) -> Simulation:
+    while not simulation.of(Purpose.FINAL):
+        simulation.start(simulation.turn())
+        if not simulation.of(Purpose.FINAL):
+            simulation.end_one()
+    while any(work.purpose is not Purpose.FINAL for _, _, work, _, _ in simulation.going):
+        simulation.end_one()
+        simulation.start(simulation.turn())
+    return simulation
+
+
+def test_many_finals_whose_larger_skeletons_are_beyond_the_limits_are_all_trained_as_they_were_tried() -> None:
+    quick = {"pictures": 4_000, "rate": 20_000, "strategy_name": "random", "devices": 4}
+    simulation = until_finals(Simulation(Budget(seconds=3600), space=small_space("cell"), **quick))
+    refused = len(simulation.of(Purpose.FINAL))
+    over_the_limits(simulation)
+    finals = simulation.run().of(Purpose.FINAL)
+    tried = {each.trial: each.candidate.genotype for each in simulation.done}
+    assert refused >= 4
+    assert len(finals) > refused
+    assert all(work.candidate.genotype == tried[work.candidate.parent or ""] for work in finals[refused:])
+
+
+def test_a_final_that_is_beyond_the_limits_as_it_was_tried_makes_way_for_the_next_best() -> None:
+    simulation = until_finals(Simulation(Budget(seconds=600)))
+    over_the_limits(simulation)
+    first, second, *_ = simulation.run().of(Purpose.FINAL)
+    assert first.candidate.genotype != second.candidate.genotype
+
+
+def test_a_final_grows_by_what_it_will_see_and_not_by_what_a_proxy_showed() -> None:
+    """Workers as quick on a tenth of the pictures, of which they pass over ten times as many."""
+
+    class Proxied(Simulation):
+        def end_one(self) -> None:
+            super().end_one()
+            last = self.done[-1]
+            share = last.candidate.fidelity.fraction
+            curve = tuple(replace(point, epoch=point.epoch / share) for point in last.curve)
+            self.done[-1] = replace(last, curve=curve)
+
+    quick = {"pictures": 4_000, "rate": 20_000, "strategy_name": "random", "space": small_space("cell")}
+    lengths = {}
+    for fraction in (1.0, 0.1):
+        done = Proxied(Budget(seconds=1200.0), proxy=Proxy(fraction), **quick).run()
+        final = done.of(Purpose.FINAL)[0].candidate
+        origin = next(each.candidate for each in done.done if each.trial == final.parent)
+        growth = done.space.cost(final.genotype).flops / done.space.cost(origin.genotype).flops
+        lengths[fraction] = growth / (final.fidelity.seconds or 1.0)
+    assert lengths[0.1] == pytest.approx(lengths[1.0], rel=0.5)
+
+
+def test_the_floors_own_training_is_not_told_beside_those_on_a_proxy() -> None:
+    floor = done_at(Fidelity(epochs=5), Purpose.FLOOR)
+    again = done_at(Fidelity(epochs=5, fraction=0.5))
+    space = small_space("stages")
+    assert len(observations(space, [floor, again])) == 2
+    assert [each.candidate for each in observations(space, [floor, again], Proxy(0.5))] == [again.candidate]
