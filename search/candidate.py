@@ -24,7 +24,7 @@ class Purpose(StrEnum):
 class Fidelity:
     """What one training may cost: exactly one of wall-clock `seconds` and `epochs`.
 
-    side: largest training resolution in pixels; None leaves the recipe's. fraction: share of the training pictures,
+    side: largest training resolution in pixels, as far as the network runs there; None leaves the recipe's. fraction: share of the training pictures,
     above 0 and up to 1. rung: share of a full candidate's length that this one gets, above 0 and up to 1; below 1 on
     the lower rungs of successive halving. Of shared weights (Purpose.SUPERNET) it is the share of the time for all
     candidates. Raises ValueError for anything else.
@@ -80,7 +80,7 @@ class Fidelity:
 @dataclass(frozen=True, slots=True)
 class Proxy:
     """A smaller task that candidates are compared on, as NASNet's were (Zoph et al. 2018, arXiv:1707.07012): a share of the
-    training pictures, at most so many pixels a side. What is trained to the end sees everything."""
+    training pictures, at most so many pixels a side as far as the network runs there. What is trained to the end sees everything."""
 
     fraction: float = 1.0
     side: int | None = None

@@ -356,7 +356,14 @@ PROXY = Entry(
     "A smaller task on which candidates are compared; what is trained to the end sees everything.",
     (
         Option("fraction", "number", 1.0, "Share of the training pictures, of every label at least one.", 0.01, 1),
-        Option("side", "integer", None, "Largest training resolution in pixels; null leaves it as it is.", 8, 128),
+        Option(
+            "side",
+            "integer",
+            None,
+            "Largest training resolution in pixels, as far as the network allows; null leaves it as it is.",
+            8,
+            128,
+        ),
     ),
 )
 

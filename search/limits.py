@@ -306,6 +306,9 @@ class _Limited:
     def neighbours(self, genotype: Genotype) -> Iterator[Genotype]:
         return filter(self._is_inside, self._space.neighbours(genotype))
 
+    def least_side(self, genotype: Genotype) -> int:
+        return self._space.least_side(genotype)
+
     def decisions(self) -> tuple[Decision, ...]:
         return self._space.decisions()
 

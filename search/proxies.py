@@ -10,9 +10,9 @@ import math
 
 import torch
 
-from search.space import Genotype, Space
+from search.space import Genotype, Space, side_of
 
-_SIDE = 16  # of the input: the sum runs over weights, so that a small one tells the same
+_SIDE = 16  # of the input, where the network runs there: the sum runs over weights, so that a small one tells the same
 
 
 def synflow(space: Space, genotype: Genotype) -> float:
@@ -22,7 +22,7 @@ def synflow(space: Space, genotype: Genotype) -> float:
     A function of the genotype alone: weights are those of one fixed seed. -inf where nothing passes through. Costs 5 to 20 ms
     in the spaces' own skeletons and up to 250 in the largest.
     """
-    side = min(space.recipe(genotype).side, _SIDE)
+    side = side_of(space, genotype, _SIDE)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = space.build(genotype).double()  # products along the depth leave the range of float32

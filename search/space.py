@@ -136,9 +136,16 @@ class Space(Protocol):
     def check(self, genotype: Genotype) -> None: ...  # raises InvalidGenotypeError
     def cost(self, genotype: Genotype) -> Cost: ...  # at the recipe's resolution
     def recipe(self, genotype: Genotype) -> Recipe: ...
+    def least_side(self, genotype: Genotype) -> int: ...  # pixels from which on its network runs; at most start_side
     def build(self, genotype: Genotype) -> nn.Module: ...  # (B, C, side, side) normalised -> (B, classes)
     def describe(self, genotype: Genotype) -> str: ...  # one sentence for a reader
     def to_python(self, genotype: Genotype) -> str: ...  # source of `Network`, alike to what `build` makes; see writing
+
+
+def side_of(space: Space, genotype: Genotype, largest: int | None) -> int:
+    """Resolution to train at: the recipe's, or `largest` where that is smaller, as far as the network runs there."""
+    side = space.recipe(genotype).side
+    return side if largest is None else min(side, max(largest, space.least_side(genotype)))
 
 
 @runtime_checkable
@@ -192,4 +199,5 @@ __all__: Sequence[str] = (
     "Shape",
     "Space",
     "Tokenised",
+    "side_of",
 )

@@ -36,7 +36,7 @@ from search.evaluate import metrics_of, score_of
 from search.feed import Feed, batch_size_of, share_of
 from search.oneshot import Shortlisted, SupernetGenes
 from search.optimizer import Optimizer
-from search.space import Cost, Decision, Genotype, InvalidGenotypeError, Json, OneShot, Space, Tokenised
+from search.space import Cost, Decision, Genotype, InvalidGenotypeError, Json, OneShot, Space, Tokenised, side_of
 from search.strategies.controller import Learned, Learner, LstmController, draw
 from search.train import (
     DivergedError,
@@ -169,7 +169,8 @@ class _Run:
         self.seed, self.device, self.objective = seed, device, objective
         self.decisions = space.decisions()
         self.fair = self.genes.form == "repaired"
-        recipe = space.recipe(space.sample(Random(0)))
+        any_of_them = space.sample(Random(0))
+        recipe = space.recipe(any_of_them)
         rows = share_of(images.train, images.targets, fidelity.fraction, seed)
         self.batch_size = batch_size_of(recipe, len(rows))
         refuse_what_does_not_fit(supernet_cost(space), self.batch_size, device)
@@ -182,7 +183,7 @@ class _Run:
             norm.momentum = None  # a plain mean, where statistics are estimated
             if self.fair:
                 norm.bias.requires_grad_(False)
-        self.side = min(recipe.side, fidelity.side or recipe.side, images.side)
+        self.side = min(side_of(space, any_of_them, fidelity.side), images.side)
         self.smoothing = recipe.label_smoothing
         mean, deviation = images.statistics()
         classifier = Classifier.around(self.network, len(images.labels), mean, deviation, images.side, self.side)

@@ -25,7 +25,7 @@ from search.device import Device
 from search.evaluate import metrics_of, predicted, predicted_both_ways, score_of
 from search.feed import Feed, batch_size_of, share_of
 from search.optimizer import Optimizer
-from search.space import Cost, Genotype, Space
+from search.space import Cost, Genotype, Space, side_of
 
 _CHECKPOINT_VERSION = 1
 _WARM_UP = 0.05  # share of the schedule in which the learning rate rises
@@ -168,7 +168,7 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator(seed, "weights"))))
             network = space.build(genotype)
-        self.side = min(recipe.side, fidelity.side or recipe.side, images.side)
+        self.side = min(side_of(space, genotype, fidelity.side), images.side)
         self.start_side = min(recipe.start_side, self.side)
         mean, deviation = images.statistics()
         self.classifier = Classifier.around(network, len(images.labels), mean, deviation, images.side, self.side)

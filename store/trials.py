@@ -131,7 +131,7 @@ def best(session: Session, search_id: str) -> Trial | None:
 
 def drop_weights_below(session: Session, search_id: str, kept: int) -> None:
     """Forget the weights of all but the floor, the best `kept` trials and those that a planned trial starts from; the
-    sweep frees the bytes."""
+    sweep frees the bytes. The caller holds the search's row."""
     ranked = (
         select(Trial.id)
         .where(Trial.search_id == search_id, Trial.weights_sha256.is_not(None), Trial.purpose != "floor")

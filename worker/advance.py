@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 MAX_FAILED_TURNS = 5
 REBUILT_AFTER = 2  # failed turns in a row: state that can be read may be wrong none the less
+KEPT_WEIGHTS = 5  # of the best trials of a search, for what starts from them
 MAX_GAP_S = 1.0  # between the end of a trial and the turn that follows: worked time, too
 ENDED = (TrialState.SUCCEEDED, TrialState.FAILED, TrialState.PRUNED)
 UNFINISHED = (TrialState.QUEUED, TrialState.RUNNING)
@@ -58,6 +59,9 @@ def _take_turn(context: Context, search_id: str) -> None:
         search = session.scalars(select(Search).where(Search.id == search_id).with_for_update()).one_or_none()
         if search is None or is_final(search.state):
             return
+        # Here and not where a trial ends well: which weights a new round finds depends on the scores alone, not on which
+        # trial of the last round was the last to end, and how.
+        trials.drop_weights_below(session, search.id, KEPT_WEIGHTS)
         if search.cancel_requested_at is not None:
             _cancel(session, search)
         elif search.state is SearchState.FINISHING:

@@ -46,8 +46,8 @@ def searched_space(search: Search, shape: Shape, floor: Genotype) -> Space:
 
 
 def limited(space: Space, limits: Mapping[str, Any]) -> Space:
-    """The space within a settled search's limits."""
-    return within(space, Limits.of(limits), Limits.of(limits["foretold"]))
+    """The space within a search's limits and, once these are settled, what they let expect."""
+    return within(space, Limits.of(limits), Limits.of(limits.get("foretold", limits)))
 
 
 def handicap(purpose: Purpose, objective: str, score: float, validated: int) -> float:

@@ -35,7 +35,6 @@ from worker.warm import Message, Trainer, TrainerDiedError
 log = structlog.get_logger()
 T = TypeVar("T")
 
-KEPT_WEIGHTS = 5  # of the best trials of a search, for finals that start from them
 SETTLE_FOR_S = 600.0  # how long a finished training waits for a database that is down
 DATABASE_RETRY_S = 0.5
 _warm: list[Trainer] = []
@@ -372,7 +371,6 @@ def _settle(context: Context, claimed: _Run, end: _End) -> str:
         trial = trials.settle(session, claimed.trial_id, claimed.attempt, state, **values)
         if state is TrialState.SUCCEEDED and end.done is not None:
             _crown(session, search, trial, end.done)
-            trials.drop_weights_below(session, search.id, KEPT_WEIGHTS)
         elif state is TrialState.QUEUED and end.losses:
             hint(session, Hint(Task.TRIAL, trial.id))
         return trial.state.value

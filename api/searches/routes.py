@@ -187,9 +187,10 @@ def get_trial_source(search: SearchRef, trial: TrialRef, work: Work, _: Viewer) 
     found = searches.get(work, search)
     row = trials.get(work, found, trial)
     if row.network_source is None:
-        shared = "it trained weights that a whole space shares, not one architecture"
-        unfit = "its architecture is not one that its space can build"
-        reason = (row.error or {}).get("message", shared if row.purpose == "supernet" else unfit)
+        if row.purpose == "supernet":
+            reason = "it trained weights that a whole space shares, not one architecture"
+        else:
+            reason = (row.error or {}).get("message", "its architecture is not one that its space can build")
         raise ProblemError(404, "not-found", f"trial {row.number} of search {found.name!r} has no source: {reason}")
     source = source_of(
         row.network_source,
@@ -272,7 +273,7 @@ def list_notes(
     what they were held against; by kind of decision `entropy`, in nats a decision, and `preferences`, the mean
     probability of each choice.
 
-    `surrogate` of `bayesian`, one a proposal: `predicted`, the score expected of it, between `low` and `high` at one
+    `surrogate` of `bayesian` and `race`, one for each proposal of their model: `predicted`, the score expected of it, between `low` and `high` at one
     deviation; `incumbent`, the best so far; `improvement` expected, `length` and `noise` of the Gaussian process.
 
     `surrogate` of `pnas`, one a level: `blocks`, `children` and `failures`, the `best` and `mean` score, `pairs` of
@@ -282,7 +283,7 @@ def list_notes(
     controller's draws or of the 20 best so far. `shared_scores`, one a stand-alone score of the shortlist: how many
     there are (`n`), `pairs` of shared and stand-alone score, and Kendall's `tau` between them. `supernet_failed`: the `trial`.
 
-    `rungs` (any strategy with `rungs` above 1), by the count of results: `shares` of a whole training, and how many
+    `rungs` (any strategy with `rungs` above 1, `race` where the time allows), by the count of results: `shares` of a whole training, and how many
     `results` each rung has and how many of these were `promoted`.
 
     `finalists` (any strategy), by the count of finals: `trials` that were trained to the end as `finals`, their

@@ -844,6 +844,10 @@ class CellSpace:
         self.check(genotype)
         return recipe_at(Genes.of(genotype).skeleton.side, self.shape)
 
+    def least_side(self, genotype: Genotype) -> int:
+        self.check(genotype)
+        return 1  # halving rounds up
+
     def build(self, genotype: Genotype) -> nn.Module:
         self.check(genotype)
         genes = Genes.of(genotype)

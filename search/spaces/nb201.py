@@ -8,7 +8,7 @@ and its skeleton. 15,625 cells.
 
 Departures: edges that bring nothing to the output are not built; normalisation has a shift but no scale, and the
 head's start is that of space `stages`, as the trainer's optimizer expects; the pooling of the residual block's
-shortcut is padded where the side is odd. A cell that is not connected answers zeros; it is legal, but neither drawn nor
+shortcut rounds up where the side is odd. A cell that is not connected answers zeros; it is legal, but neither drawn nor
 moved to.
 """
 
@@ -214,11 +214,6 @@ class Reduction:
     def halved(self) -> int:
         return (self.side + 1) // 2
 
-    @property
-    def padding(self) -> int:
-        """Of the shortcut's 2×2 pooling, so that odd sides fit, too."""
-        return self.side % 2
-
     def costs(self) -> Iterator[Cost]:
         yield from self.main.costs()
         weights, area = 2 * self.inputs**2, self.halved**2
@@ -250,7 +245,7 @@ class ReductionModule(nn.Module):
         super().__init__()
         self.main = reduction.main.build()
         self.shortcut = nn.Sequential(
-            nn.AvgPool2d(2, 2, reduction.padding, count_include_pad=False),
+            nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False),  # so that odd sides fit, too
             nn.Conv2d(reduction.inputs, 2 * reduction.inputs, 1, bias=False),
         )
 
@@ -436,6 +431,10 @@ class Nb201Space:
         self.check(genotype)
         return recipe_at(Genes.of(genotype).skeleton.side, self.shape)
 
+    def least_side(self, genotype: Genotype) -> int:
+        self.check(genotype)
+        return 1  # halving rounds up
+
     def build(self, genotype: Genotype) -> nn.Module:
         self.check(genotype)
         genes = Genes.of(genotype)
@@ -461,7 +460,7 @@ class Nb201Space:
         for reduction in (*_reductions(skeleton), None):
             stages.append(f"*(Cell({channels}) for _ in range({skeleton.cells})),")
             if reduction is not None:
-                stages.append(f"Reduction({channels}, padding={reduction.padding}),  # from side {reduction.side}")
+                stages.append(f"Reduction({channels}),  # from side {reduction.side}")
                 channels *= 2
         network = f'''
 class Cell(nn.Module):
@@ -476,16 +475,16 @@ class Cell(nn.Module):
 
 
 class Reduction(nn.Module):
-    """Half the resolution, twice the channels. padding: 1 where the side is odd."""
+    """Half the resolution, rounded up, and twice the channels."""
 
-    def __init__(self, channels: int, padding: int):
+    def __init__(self, channels: int):
         super().__init__()
         self.main = nn.Sequential(
             convolution(channels, 2 * channels, 3, stride=2),
             convolution(2 * channels, 2 * channels, 3),
         )
         self.shortcut = nn.Sequential(
-            nn.AvgPool2d(2, 2, padding, count_include_pad=False),
+            nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False),
             nn.Conv2d(channels, 2 * channels, 1, bias=False),
         )
 

@@ -289,6 +289,11 @@ class StagesSpace:
     def recipe(self, genotype: Genotype) -> Recipe:
         return Genes.of(genotype).recipe
 
+    def least_side(self, genotype: Genotype) -> int:
+        genes = Genes.of(genotype)
+        start = genes.recipe.start_side
+        return next((side for side in range(1, start) if _resolutions(genes, side)[-1] >= 1), start)
+
     def build(self, genotype: Genotype) -> nn.Module:
         self.check(genotype)
         return StagesNetwork(Genes.of(genotype), self.shape)
@@ -660,7 +665,7 @@ class StageModule(nn.Module):
 
 
 class StagesNetwork(nn.Module):
-    """float (B, C, S, S), normalised, of any S from the recipe's `start_side` on, to logits (B, classes)."""
+    """float (B, C, S, S), normalised, of any S from the space's `least_side` on, to logits (B, classes)."""
 
     def __init__(self, genes: Genes, shape: Shape):
         super().__init__()

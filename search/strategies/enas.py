@@ -7,7 +7,7 @@ from random import Random
 from search.candidate import Candidate, Note, Observation
 from search.oneshot import SUPERNET, Shortlisted, SupernetGenes
 from search.space import Genotype, InvalidGenotypeError, Json, OneShot, Space
-from search.strategies.history import WHOLE, History, Remembering, StateError
+from search.strategies.history import DAMAGE, WHOLE, History, Remembering, StateError
 from search.surrogates.ranks import kendall
 
 _ATTEMPTS = 2  # trainings of the shared weights that may fail
@@ -135,7 +135,7 @@ class Enas(Remembering):
         try:
             self._failures = set(map(str, state["failures"]))
             self._report = None if state["report"] is None else self._read(state["report"])
-        except (KeyError, TypeError, ValueError, AttributeError) as damage:
+        except DAMAGE as damage:
             raise StateError(f"state of 'enas' cannot be read: {damage}") from damage
 
     def _read(self, document: Mapping[str, Json]) -> _Report:

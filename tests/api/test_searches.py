@@ -140,6 +140,15 @@ def test_shared_weights_report_what_they_say_and_are_on_no_front(client: TestCli
     world.trial("hunt", 0.5, 100, "floor")
     world.trial("hunt", 0.9, 10, "supernet", report=report)
     (trial,) = client.get("/v1/searches/hunt/trials?purpose=supernet").json()["items"]
+    world.run(
+        lambda session: session.execute(
+            update(Trial)
+            .where(Trial.id == trial["id"])
+            .values(network_source=None, error={"kind": "diverged", "message": "NaN"})
+        )
+    )
+    reason = client.get(f"/v1/searches/hunt/trials/{trial['number']}/source").json()["detail"]
+    assert reason.endswith("has no source: it trained weights that a whole space shares, not one architecture")
     assert "report" not in trial
     assert client.get(trial["links"]["report"]).json() == {"trial": trial["id"], "state": "succeeded", "report": report}
     floor = client.get("/v1/searches/hunt/trials/1").json()

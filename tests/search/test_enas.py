@@ -151,6 +151,12 @@ def test_shared_weights_of_another_space_are_not_its_own() -> None:
                 "shortlist": [{"genotype": small_space("macro").sample(Random(0)).to_json(), "shared_score": 1}],
             }
         },
+        {
+            "report": {
+                "trial": "t1",
+                "shortlist": [{"genotype": SPACE.sample(Random(0)).to_json(), "shared_score": 10**400}],
+            }
+        },
         {"failures": 7},
     ],
 )

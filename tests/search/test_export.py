@@ -62,6 +62,18 @@ def test_networks_of_cells_are_exported_quickly_too(ops: str) -> None:
         assert parity(document, served_of(space, genotype, weights, True), samples) < 1e-4
 
 
+@pytest.mark.parametrize("side", [7, 9, 10, 16])
+def test_networks_of_cells_are_exported_at_a_lower_resolution_than_their_own(side: int) -> None:
+    for name in ("cell", "macro", "nb201"):
+        space = space_for(name, Shape(3, 16, 4), {})
+        genotype = space.sample(Random(side))
+        mean, deviation = torch.full((3,), 100.0), torch.full((3,), 50.0)
+        weights = Classifier.around(space.build(genotype), 4, mean, deviation, 16, side).state_dict()
+        document = to_onnx(space, genotype, weights, packed_side=16, mirror_at_test=False, labels=list("abcd"))
+        samples = np.random.default_rng(side).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+        assert parity(document, served_of(space, genotype, weights, False), samples) < 1e-4
+
+
 def test_an_operation_that_cannot_be_written_is_named() -> None:
     class Odd(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:

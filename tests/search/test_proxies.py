@@ -9,6 +9,7 @@ import torch
 from search.candidate import Observation
 from search.proxies import synflow
 from search.space import Shape
+from search.spaces import space_for
 from search.spaces.nb201 import Nb201Space, from_string
 from search.strategies import strategy_for
 from tests.search.spaces import SMALL, small_space
@@ -31,6 +32,15 @@ def test_synflow_is_a_number_that_depends_on_the_genotype_alone(name: str) -> No
         assert torch.equal(torch.get_rng_state(), before)
         assert math.isfinite(one)
         assert one == synflow(space, genotype)
+
+
+def test_synflow_looks_at_what_needs_more_than_its_pixels_at_as_many_as_it_takes() -> None:
+    space = space_for("stages", Shape(3, 64, 5), {})
+    networks = [space.sample(Random(seed)) for seed in range(60)]
+    deep = [each for each in networks if space.least_side(each) > 16]
+    assert deep
+    smallest = min(deep, key=lambda each: space.cost(each).params)
+    assert math.isfinite(synflow(space, smallest))
 
 
 def test_synflow_grows_with_what_flows() -> None:

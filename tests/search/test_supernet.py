@@ -20,8 +20,8 @@ from search.spaces import space_for
 from search.spaces.macro import Genes, MacroNetwork, MacroSpace, MacroSupernet
 from search.supernet import Shared, describe_supernet, fair_paths, supernet_cost, train_supernet
 from search.train import CheckpointError, DivergedError, DoesNotFitError, Point
-from tests.search.spaces import small_space
-from tests.search.test_train import digits
+from tests.search.spaces import SMALL, small_space
+from tests.search.test_train import digits, large
 
 SPACE = MacroSpace(digits().shape(), layers=3, filters=4, side=8)
 CPU = Device.cpu()
@@ -117,6 +117,14 @@ def test_fair_paths_take_every_operation_of_every_decision_once(name: str) -> No
                 assert len(counts) == len(decision.choices)
             else:
                 assert max(counts.values()) <= math.ceil(len(paths) / len(decision.choices))
+
+
+@pytest.mark.parametrize("name", ONE_SHOT)
+def test_shared_weights_train_at_a_lower_resolution(name: str) -> None:
+    space = space_for(name, large().shape(), SMALL[name] | {"side": 64})
+    genotype = SupernetGenes(name, "repaired").to_genotype()
+    fidelity = Fidelity(epochs=0.01, side=9)
+    assert train_supernet(space, genotype, large(), fidelity, seed=0, device=CPU).report["shortlist"]
 
 
 def test_paths_are_fair_where_no_decision_is_an_operation() -> None:

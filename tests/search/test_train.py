@@ -22,7 +22,8 @@ from search.data import Images, Split
 from search.device import Device
 from search.evaluate import evaluate
 from search.floor import floor
-from search.space import Genotype, Recipe
+from search.space import Genotype, Recipe, Shape
+from search.spaces import space_for
 from search.spaces.cell import CellSpace
 from search.spaces.stages import Genes, Stage, StagesSpace
 from search.train import (
@@ -35,6 +36,7 @@ from search.train import (
     inherit,
     train,
 )
+from tests.search.spaces import SMALL as SMALL_SPACES
 
 
 @cache
@@ -94,6 +96,45 @@ def test_a_small_network_reads_digits_after_a_few_epochs() -> None:
     assert result.score == result.metrics["accuracy"] >= 0.95
     assert test.metrics["accuracy"] >= 0.93
     assert result.epochs == pytest.approx(8, abs=0.1)
+
+
+@cache
+def large() -> Images:
+    """A few of the digits in 64×64 pixels."""
+    bunch = load_digits(n_class=3)
+    pixels = (bunch.images[:120] * 15.9).astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)[..., None]
+    return Images.of(pixels, bunch.target[:120], np.arange(120) % 2, list("012"))
+
+
+@pytest.mark.parametrize("side", [8, 16])
+@pytest.mark.parametrize("name", SMALL_SPACES)
+def test_networks_train_at_a_lower_resolution_as_far_as_they_run_there(name: str, side: int) -> None:
+    options = SMALL_SPACES[name]
+    space = space_for(name, large().shape(), options | {"side": 64} if options else {})
+    genotypes = [space.sample(Random(number)) for number in range(100)]
+    deepest = max(genotypes, key=space.least_side)
+    for genotype in [*sorted(genotypes[:20], key=lambda each: space.cost(each).params)[:3], deepest]:
+        expected = max(side, space.least_side(genotype))
+        fidelity = Fidelity(epochs=0.01, side=side)
+        result = train(space, genotype, large(), fidelity, seed=0, device=CPU)
+        assert math.isfinite(result.score)
+        assert result.weights["resize"].shape == (expected, 64)
+    if name != "stages":
+        assert {space.least_side(each) for each in genotypes} == {1}
+
+
+@pytest.mark.parametrize("name", SMALL_SPACES)
+def test_networks_run_from_their_least_side_on_and_not_below(name: str) -> None:
+    space = space_for(name, Shape(1, 64, 3), SMALL_SPACES[name])
+    for number in range(4):
+        genotype = space.sample(Random(number))
+        network, least = space.build(genotype).eval(), space.least_side(genotype)
+        assert least <= space.recipe(genotype).start_side
+        for side in range(least, least + 10):
+            assert torch.isfinite(network(torch.zeros(2, 1, side, side))).all()
+        if least > 1:
+            with pytest.raises(RuntimeError):
+                network(torch.zeros(2, 1, least - 1, least - 1))
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_does_not() -> None:

@@ -18,7 +18,7 @@ from tests.worker.conftest import WORKER, new_search
 from worker import advance
 from worker.advance import take_turn
 from worker.context import Context
-from worker.engine import handicap
+from worker.engine import handicap, limited
 
 
 def search_of(context: Context, search_id: str) -> Search:
@@ -346,6 +346,51 @@ def test_a_child_starts_from_its_parent_as_long_as_the_weights_are_kept(context:
     children = [trial for trial in trials_of(context, search_id) if trial.state is TrialState.QUEUED]
     assert all(trial.candidate["parent"] is not None for trial in children)
     assert {trial.warm_start_id for trial in children} == {None}  # their parents' are not
+
+
+@pytest.mark.parametrize("last", [TrialState.FAILED, TrialState.SUCCEEDED])
+def test_which_weights_are_kept_depends_on_scores_not_on_which_trial_ended_last(
+    context: Context, last: TrialState
+) -> None:
+    options = {"population": 2, "sample": 2, "inherit": True}
+    search_id = new_search(
+        context, space="cell", strategy="evolution", strategy_options=options, budget_trials=20, seed=1
+    )
+    with context.sessions.begin() as session:
+        weights = blobs.put(session, b"weights")
+    for score in (0.5, 0.6):
+        take_turn(context, search_id)
+        end_trials(context, search_id, TrialState.SUCCEEDED, score=score, merit=score, weights_sha256=weights)
+    take_turn(context, search_id)
+    *first, end = [trial.id for trial in trials_of(context, search_id) if trial.state is TrialState.QUEUED]
+    ways: list[tuple[str, TrialState, dict[str, Any]]] = [
+        (each, TrialState.SUCCEEDED, {"score": 0.8, "weights_sha256": weights}) for each in first
+    ]
+    ways.insert(
+        len(ways) if last is TrialState.FAILED else 0,
+        (end, TrialState.FAILED, {"error": {"kind": "diverged", "message": "NaN"}}),
+    )
+    for each, state, values in ways:
+        with context.sessions.begin() as session:
+            held = trials.claim(session, each, WORKER, 15)
+            assert held is not None
+            trials.settle(session, each, held.attempt, state, **values)
+        take_turn(context, search_id)
+    after = trials_of(context, search_id)
+    needed = {trial.warm_start_id for trial in after if trial.state is TrialState.QUEUED}
+    ranked = sorted(
+        (t for t in after if t.score is not None and t.purpose != "floor"), key=lambda t: (-t.score, t.number)
+    )
+    kept = {trial.id for trial in after if trial.weights_sha256 is not None and trial.purpose != "floor"}
+    assert kept == {trial.id for trial in ranked[:5]}
+    assert needed - {None} <= kept
+
+
+def test_limits_that_are_not_settled_yet_bound_the_space_themselves() -> None:
+    space = space_for("nb201", Shape(1, 28, 10), {})
+    costs = sorted(space.cost(space.sample(Random(number))).params for number in range(20))
+    inside = limited(space, {"max_params": costs[10]})
+    assert max(space.cost(inside.sample(Random(number))).params for number in range(20)) <= costs[10]
 
 
 def test_seeds_are_the_first_candidates(context: Context) -> None:
