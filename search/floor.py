@@ -10,7 +10,7 @@ _FORWARD_AND_BACKWARD = 3  # multiply-adds of one training step per multiply-add
 _REACHED = 0.85  # of the measured speed, once normalisation, activations and data are paid for
 _SHARE = 0.35  # of the search's time: between what the floor's own training gets and what the final one gets
 # Pictures shown in a training that is long enough: 23 passes over 2,000, 14 over 9,000, 6 over 45,000. At equal time (90 s, or
-# 170 where said; log loss on validation and test pictures): of 2,016 satellite scenes 83,000 shown .368, 43,000 .330,
+# 170 where said; n = 1, bench/recipe.py; log loss on validation and test pictures): of 2,016 satellite scenes 83,000 shown .368, 43,000 .330,
 # 33,000 .332; of 1,818 photographs of rubbish 61,000 .449, 43,000 .419; of 9,000 Fashion-MNIST pictures 30,000 .323,
 # 59,000 .297, 101,000 .287, and in 170 s 141,000 .289.
 _PICTURES, _FROM, _POWER = 45_000, 2_000, 0.7

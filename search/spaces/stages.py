@@ -60,7 +60,7 @@ _REFERENCE_WIDTH_LARGE = 32  # the same on maps of more than 32 pixels: so much 
 # and growing ones, 0.634 with these and constant ones. On 9,000 Fashion-MNIST pictures, 6 epochs: 0.397 with batches of
 # 128 and rate 1, 0.386 with 128 and 2 or 64 and 1, 0.377 with 64 and 2, 0.397 with 32 and 2, 0.412 with 128 and 4. On TrashNet
 # (64 pixels, strided stem, 14.8 M, n = 1): 0.494 with 128, rate 1, constant; 0.480 with 64, rate 1.4, growing.
-# Of pictures of 128 pixels at equal time (85 to 90 s, n = 1, log loss on validation and test pictures): 2,016 satellite
+# Of pictures of 128 pixels at equal time (85 to 90 s, n = 1, bench/recipe.py, log loss on validation and test pictures): 2,016 satellite
 # scenes 0.368 at 64 pixels with a strided stem (59 M), 0.330 without (144 M), 0.308 at 80 without (174 M), 0.317 at 96 with
 # (189 M); 1,818 photographs of rubbish 0.449, 0.419, 0.400 and 0.410.
 _REFERENCE_START = 0.625  # of the side: resolution of the first steps, 2.5 times as fast

