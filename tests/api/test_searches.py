@@ -225,13 +225,7 @@ WRONG_BUDGETS: list[tuple[Any, str, str]] = [
 
 
 def test_a_budget_that_is_none_is_refused_with_what_is_accepted(client: TestClient, world: World) -> None:
-    world.dataset()
-    for budget, field, said in WRONG_BUDGETS:
-        answer = client.post("/v1/searches", content=_json(NEW | {"budget": budget}), headers=JSON)
-        assert answer.status_code == 422, budget
-        faults = {fault["field"]: fault["message"] for fault in answer.json()["errors"]}
-        assert said in faults[field], budget
-    assert client.get("/v1/searches").json()["items"] == []
+    assert_refused(client, world, "budget", WRONG_BUDGETS)
 
 
 WRONG_LIMITS: list[tuple[Any, str, str]] = [
@@ -256,13 +250,7 @@ WRONG_LIMITS: list[tuple[Any, str, str]] = [
 
 
 def test_limits_that_are_none_are_refused_with_what_is_accepted(client: TestClient, world: World) -> None:
-    world.dataset()
-    for limits, field, said in WRONG_LIMITS:
-        answer = client.post("/v1/searches", content=_json(NEW | {"limits": limits}), headers=JSON)
-        assert answer.status_code == 422, limits
-        faults = {fault["field"]: fault["message"] for fault in answer.json()["errors"]}
-        assert said in faults[field], limits
-    assert client.get("/v1/searches").json()["items"] == []
+    assert_refused(client, world, "limits", WRONG_LIMITS)
 
 
 WRONG_PROXIES: list[tuple[Any, str, str]] = [
@@ -277,12 +265,18 @@ WRONG_PROXIES: list[tuple[Any, str, str]] = [
 
 
 def test_a_proxy_that_is_none_is_refused_with_what_is_accepted(client: TestClient, world: World) -> None:
+    assert_refused(client, world, "proxy", WRONG_PROXIES)
+
+
+def assert_refused(client: TestClient, world: World, part: str, wrong: list[tuple[Any, str, str]]) -> None:
+    """Each value of that part of a search is refused, where it is wrong and with what is said; no search begins."""
     world.dataset()
-    for proxy, field, said in WRONG_PROXIES:
-        answer = client.post("/v1/searches", content=_json(NEW | {"proxy": proxy}), headers=JSON)
-        assert answer.status_code == 422, proxy
+    for value, field, said in wrong:
+        answer = client.post("/v1/searches", content=_json(NEW | {part: value}), headers=JSON)
+        assert answer.status_code == 422, value
         faults = {fault["field"]: fault["message"] for fault in answer.json()["errors"]}
-        assert said in faults[field], proxy
+        assert said in faults[field], value
+    assert client.get("/v1/searches").json()["items"] == []
 
 
 def _json(value: Any) -> bytes:

@@ -26,6 +26,14 @@ def search_of(context: Context, search_id: str) -> Search:
         return session.get_one(Search, search_id)
 
 
+def error_of(context: Context, search_id: str) -> str:
+    """Why the search failed."""
+    search = search_of(context, search_id)
+    assert search.state is SearchState.FAILED
+    assert search.error is not None
+    return search.error
+
+
 def trials_of(context: Context, search_id: str) -> list[Trial]:
     with context.sessions() as session:
         return list(trials.of_search(session, search_id))
@@ -244,10 +252,7 @@ def test_a_search_whose_every_trial_fails_says_why(context: Context) -> None:
         end_trials(context, search_id, TrialState.FAILED, error={"kind": "diverged", "message": "the loss is NaN"})
         if search_of(context, search_id).state is SearchState.FAILED:
             break
-    search = search_of(context, search_id)
-    assert search.state is SearchState.FAILED
-    assert search.error is not None
-    assert "the loss is NaN" in search.error
+    assert "the loss is NaN" in error_of(context, search_id)
 
 
 def test_a_cancelled_search_withdraws_what_is_queued(context: Context) -> None:
@@ -296,10 +301,7 @@ def test_a_failed_evaluation_fails_the_search_and_names_the_reason(context: Cont
         session.execute(update(Job).values(state=JobState.RUNNING, attempt=1, lease_until=job.created_at))
         jobs.finish(session, job.id, 1, JobState.FAILED, error={"kind": "bug", "message": "no such file"})
     take_turn(context, search_id)
-    search = search_of(context, search_id)
-    assert search.state is SearchState.FAILED
-    assert search.error is not None
-    assert "no such file" in search.error
+    assert "no such file" in error_of(context, search_id)
 
 
 def test_a_plan_is_made_for_the_devices_that_are_there(context: Context) -> None:
@@ -409,11 +411,9 @@ def test_an_illegal_seed_fails_the_search_before_any_training(context: Context) 
     wrong["genes"]["normal"][0]["inputs"][1] = 9
     search_id = new_search(context, space="cell", seeds=[searches.seed(genotype()), searches.seed(wrong)])
     take_turn(context, search_id)
-    search = search_of(context, search_id)
-    assert search.state is SearchState.FAILED
-    assert search.error is not None
-    assert "seed 2 " in search.error
-    assert "normal[0].inputs[1] is 9; possible: 0 (the cell before the last), 1 (the last cell)" in search.error
+    error = error_of(context, search_id)
+    assert "seed 2 " in error
+    assert "normal[0].inputs[1] is 9; possible: 0 (the cell before the last), 1 (the last cell)" in error
     assert trials_of(context, search_id) == []
 
 
@@ -421,29 +421,22 @@ def test_an_illegal_seed_fails_the_search_before_any_training(context: Context) 
 def test_limits_that_no_network_meets_end_the_search_before_any_training(context: Context, space: str) -> None:
     search_id = new_search(context, space=space, limits={"max_params": 200})
     take_turn(context, search_id)
-    search = search_of(context, search_id)
-    assert search.state is SearchState.FAILED
-    assert search.error is not None
-    assert "limits.max_params: 200; the smallest " in search.error
+    assert "limits.max_params: 200; the smallest " in error_of(context, search_id)
     assert trials_of(context, search_id) == []
 
 
 def test_a_time_that_no_network_keeps_ends_the_search_before_any_training(context: Context) -> None:
     search_id = new_search(context, limits={"max_latency_ms": 0.0001})
     take_turn(context, search_id)
-    search = search_of(context, search_id)
-    assert search.state is SearchState.FAILED
-    assert search.error is not None
-    assert "max_latency_ms: 0.0001; the smallest floor that was found has " in search.error
+    assert "max_latency_ms: 0.0001; the smallest floor that was found has " in error_of(context, search_id)
 
 
 def test_a_seed_beyond_the_limits_is_refused_with_its_size(context: Context) -> None:
     search_id = new_search(context, space="cell", seeds=[searches.seed(genotype())], limits={"max_params": 50_000})
     take_turn(context, search_id)
-    search = search_of(context, search_id)
-    assert search.state is SearchState.FAILED
-    assert search.error is not None
-    assert "seed 1 is not one that this search can train: max_params: 50,000; this network has " in search.error
+    assert "seed 1 is not one that this search can train: max_params: 50,000; this network has " in error_of(
+        context, search_id
+    )
 
 
 def test_an_architecture_from_other_data_is_sized_to_the_limits(context: Context) -> None:
@@ -554,7 +547,4 @@ def test_shared_weights_alone_are_no_model(context: Context) -> None:
             end_trials(context, search_id, TrialState.SUCCEEDED, score=0.99, seconds=1.0, report=report)
         else:
             end_trials(context, search_id, TrialState.FAILED, error={"kind": "diverged", "message": "the loss is NaN"})
-    search = search_of(context, search_id)
-    assert search.state is SearchState.FAILED
-    assert search.error is not None
-    assert "the loss is NaN" in search.error
+    assert "the loss is NaN" in error_of(context, search_id)

@@ -46,10 +46,29 @@ def meanwhile(act: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def await_points(context: Context, trial_id: str) -> None:
+def await_points(context: Context, trial_id: str, points: int = 1, *, checkpoint: bool = False) -> None:
+    """checkpoint: and one of these."""
+
+    def are_there(trial: Trial) -> bool:
+        return len(trial.curve) >= points and not (checkpoint and trial.checkpoint_sha256 is None)
+
     deadline = time.monotonic() + 60
-    while not row(context, id=trial_id).curve and time.monotonic() < deadline:
+    while not are_there(row(context, id=trial_id)) and time.monotonic() < deadline:
         time.sleep(0.05)
+
+
+def cancelled_meanwhile(context: Context, trial_id: str) -> Trial:
+    """The trial, run while its search was cancelled."""
+
+    def cancel() -> None:
+        await_points(context, trial_id)
+        with context.sessions.begin() as session:
+            searches.request_cancel(session, searches.get(session, row(context, id=trial_id).search_id))
+
+    canceller = meanwhile(cancel)
+    execute.run(context, trial_id, WORKER)
+    canceller.join()
+    return row(context, id=trial_id)
 
 
 def long_trial(context: Context) -> str:
@@ -143,16 +162,7 @@ def test_a_trial_that_kills_its_trainer_again_and_again_fails(context: Context) 
 
 def test_a_cancelled_trial_ends_at_its_next_word(context: Context) -> None:
     trial_id = long_trial(context)
-
-    def cancel() -> None:
-        await_points(context, trial_id)
-        with context.sessions.begin() as session:
-            searches.request_cancel(session, searches.get(session, row(context, id=trial_id).search_id))
-
-    canceller = meanwhile(cancel)
-    execute.run(context, trial_id, WORKER)
-    canceller.join()
-    trial = row(context, id=trial_id)
+    trial = cancelled_meanwhile(context, trial_id)
     assert trial.state is TrialState.PRUNED
     assert trial.error == {"kind": "cancelled", "message": "its search was cancelled"}
     with context.sessions() as session:
@@ -302,12 +312,7 @@ def test_shared_weights_go_on_at_their_checkpoint_after_a_kill_and_end_with_a_re
     trial_id = supernet_trial(context, seconds=10.0)
 
     def kill() -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            trial = row(context, id=trial_id)
-            if len(trial.curve) > 1 and trial.checkpoint_sha256 is not None:
-                break
-            time.sleep(0.05)
+        await_points(context, trial_id, points=2, checkpoint=True)
         os.kill(execute._warm[0].pid, signal.SIGKILL)
 
     killer = meanwhile(kill)
@@ -331,14 +336,5 @@ def test_shared_weights_go_on_at_their_checkpoint_after_a_kill_and_end_with_a_re
 
 def test_shared_weights_are_cancelled_like_any_other_trial(context: Context) -> None:
     trial_id = supernet_trial(context, seconds=300.0)
-
-    def cancel() -> None:
-        await_points(context, trial_id)
-        with context.sessions.begin() as session:
-            searches.request_cancel(session, searches.get(session, row(context, id=trial_id).search_id))
-
-    canceller = meanwhile(cancel)
-    execute.run(context, trial_id, WORKER)
-    canceller.join()
-    trial = row(context, id=trial_id)
+    trial = cancelled_meanwhile(context, trial_id)
     assert (trial.state, trial.report) == (TrialState.PRUNED, None)
