@@ -136,8 +136,9 @@ def plan(
 ) -> Turn:
     """The next trials. Tell the strategy what ended first (see `observations`); `plan` itself only asks.
 
-    seeds: architectures to try before the strategy is asked for any. proxy: what candidates are compared on. spent_s: wall-clock worked on this search so far. done: what ended, older trials first. running: planned and not
-    ended, queued ones included. slots: trials that could start at once. devices: those that work for this search.
+    seeds: architectures to try before the strategy is asked for any. proxy: what candidates are compared on. spent_s:
+    wall-clock worked on this search so far. done: what ended, older trials first. running: planned and not ended, queued
+    ones included. slots: trials that could start at once. devices: those that work for this search.
     Returns at most `slots` trials, except under a budget in trials: then a round may be longer and the rest waits in
     the queue, since what is planned must not depend on how many workers there are.
     """
@@ -154,14 +155,14 @@ def observations(space: Space, done: Sequence[Done], proxy: Proxy = WHOLE_TASK) 
     Final trainings are left out, and so is the floor's own where candidates are compared on a proxy: their scores come
     from another fidelity and would make every other look bad.
     """
+    compared = {Purpose.EXPLORE, Purpose.FLOOR} if proxy == WHOLE_TASK else {Purpose.EXPLORE}
     return [
         Observation(each.candidate, each.score, each.seconds, each.trial, each.report)
         if each.state == "succeeded"
         else Observation(each.candidate, None, each.seconds, each.trial)
         for each in done
         if each.purpose is Purpose.SUPERNET
-        or (each.purpose is Purpose.EXPLORE and each.candidate.genotype.space == space.name)
-        or (each.purpose is Purpose.FLOOR and proxy == WHOLE_TASK and each.candidate.genotype.space == space.name)
+        or (each.purpose in compared and each.candidate.genotype.space == space.name)
     ]
 
 

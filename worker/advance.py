@@ -3,6 +3,7 @@
 A crash anywhere rolls the turn back, and the sweep has it taken again: nothing is told twice, nothing asked twice.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from search.candidate import Purpose
-from search.race import Work, finalists, observations, plan
+from search.race import Done, Work, finalists, observations, plan
 from search.space import InvalidGenotypeError, Space
 from search.strategies import StateError, Strategy, strategy_for
 from search.supernet import describe_supernet, supernet_cost
@@ -100,13 +101,14 @@ def _go_on(session: Session, search: Search) -> None:
     strategy = _strategy(search, space, ended)
     running = trials.of_search(session, search.id, *UNFINISHED)
     devices = workers.trial_devices(session)
+    done = [done_of(trial) for trial in ended]
     turn = plan(
         space,
         strategy,
         floor_genotype,
         budget_of(search),
         spent_s=spent_s,
-        done=[done_of(trial) for trial in ended],
+        done=done,
         running=[work_of(trial) for trial in running],
         slots=max(0, devices - len(running)),
         devices=devices,
@@ -118,16 +120,16 @@ def _go_on(session: Session, search: Search) -> None:
         _insert(session, search, version, work)
     for note in strategy.notes():
         notes.put(session, search.id, note.kind, note.step, note.data)
-    _note_finalists(session, search, ended)
+    _note_finalists(session, search, done)
     search.strategy_state = strategy.dump()
     session.flush()
     if turn.finished:
         _begin_finish(session, search, ended)
 
 
-def _note_finalists(session: Session, search: Search, ended: Any) -> None:
+def _note_finalists(session: Session, search: Search, done: Sequence[Done]) -> None:
     """How well the scores of candidates foretold those of the finals."""
-    pairs = finalists([done_of(trial) for trial in ended])
+    pairs = finalists(done)
     if pairs:
         short, long = ([each.score or 0.0 for each in side] for side in zip(*pairs, strict=True))
         data = {

@@ -273,8 +273,9 @@ def list_notes(
     what they were held against; by kind of decision `entropy`, in nats a decision, and `preferences`, the mean
     probability of each choice.
 
-    `surrogate` of `bayesian` and `race`, one for each proposal of their model: `predicted`, the score expected of it, between `low` and `high` at one
-    deviation; `incumbent`, the best so far; `improvement` expected, `length` and `noise` of the Gaussian process.
+    `surrogate` of `bayesian` and `race`, one for each proposal of their model: `predicted`, the score expected of it,
+    between `low` and `high` at one deviation; `incumbent`, the best so far; `improvement` expected, `length` and `noise`
+    of the Gaussian process.
 
     `surrogate` of `pnas`, one a level: `blocks`, `children` and `failures`, the `best` and `mean` score, `pairs` of
     prediction and score and their `rank_correlation`.
@@ -283,8 +284,8 @@ def list_notes(
     controller's draws or of the 20 best so far. `shared_scores`, one a stand-alone score of the shortlist: how many
     there are (`n`), `pairs` of shared and stand-alone score, and Kendall's `tau` between them. `supernet_failed`: the `trial`.
 
-    `rungs` (any strategy with `rungs` above 1, `race` where the time allows), by the count of results: `shares` of a whole training, and how many
-    `results` each rung has and how many of these were `promoted`.
+    `rungs` (any strategy with `rungs` above 1, `race` where the time allows), by the count of results: `shares` of a
+    whole training, and how many `results` each rung has and how many of these were `promoted`.
 
     `finalists` (any strategy), by the count of finals: `trials` that were trained to the end as `finals`, their
     `candidate_scores` and `final_scores` and the `rank_correlation` of the two (Spearman's).

@@ -48,12 +48,10 @@ class Budget(Body):
 
 
 PARAMS, FLOPS, SIZE, LATENCY = catalog.LIMITS.options
-
-
 FRACTION, SIDE = catalog.PROXY.options
 
 
-def limit(option: catalog.Option) -> Any:
+def ranged(option: catalog.Option) -> Any:
     return Field(
         option.default,
         ge=int(option.minimum) if option.type == "integer" else option.minimum,
@@ -68,10 +66,10 @@ class SearchLimits(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"max_params": 200_000, "max_latency_ms": 5}]})
 
-    max_params: int | None = limit(PARAMS)
-    max_flops: int | None = limit(FLOPS)
-    max_size_mb: float | None = limit(SIZE)
-    max_latency_ms: float | None = limit(LATENCY)
+    max_params: int | None = ranged(PARAMS)
+    max_flops: int | None = ranged(FLOPS)
+    max_size_mb: float | None = ranged(SIZE)
+    max_latency_ms: float | None = ranged(LATENCY)
 
 
 class Proxy(Body):
@@ -79,8 +77,8 @@ class Proxy(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"fraction": 0.25, "side": 16}]})
 
-    fraction: float = limit(FRACTION)
-    side: int | None = limit(SIDE)
+    fraction: float = ranged(FRACTION)
+    side: int | None = ranged(SIDE)
 
 
 class Genotype(Body):
