@@ -34,6 +34,8 @@ class Trained:
     onnx: bytes
     parity: float
     genotype: Mapping[str, Any]
+    space_options: Mapping[str, Any]
+    mirror_at_test: bool
     description: str
     preprocessing: Mapping[str, Any]
     labels: Sequence[str]
@@ -58,6 +60,8 @@ def register(session: Session, search: Search, trial: Trial, trained: Trained) -
         trial_id=trial.id,
         version_id=search.version_id,
         genotype=dict(trained.genotype),
+        space_options=dict(trained.space_options),
+        mirror_at_test=trained.mirror_at_test,
         description=trained.description,
         preprocessing=dict(trained.preprocessing),
         labels=list(trained.labels),

@@ -318,6 +318,8 @@ class Model(Base):
     trial_id: Mapped[str | None]
     version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id", ondelete="SET NULL"))
     genotype: Mapped[Json]
+    space_options: Mapped[Json] = mapped_column(server_default="{}")  # of the genotype's space: to build it again
+    mirror_at_test: Mapped[bool] = mapped_column(server_default="false")  # its answer averages those for both sides
     description: Mapped[str]  # the architecture in words
     preprocessing: Mapped[Json]
     labels: Mapped[list[str]]

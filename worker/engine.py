@@ -6,6 +6,8 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from search.candidate import Candidate, Proxy, Purpose
+from search.classifier import Served
+from search.export import load_weights, served_of
 from search.limits import Limits, within
 from search.oneshot import SUPERNET, SupernetGenes
 from search.race import Budget, Done, Work
@@ -13,7 +15,7 @@ from search.space import Genotype, Shape, Space
 from search.spaces import space_for
 from search.train import Point
 from store.states import TrialState
-from store.tables import DatasetVersion, Search, Trial
+from store.tables import DatasetVersion, Model, Search, Trial
 
 OVER_LIMIT = "over_limit"  # kind of the error of a trial whose network is larger or slower than the search allows
 
@@ -24,10 +26,20 @@ STATES: dict[TrialState, Literal["succeeded", "failed", "pruned"]] = {
 }
 
 
-def shape_of(version: DatasetVersion) -> Shape:
-    """What a network for this data has to fit, at the packed resolution."""
-    preprocessing = version.preprocessing
-    return Shape(int(preprocessing["channels"]), int(preprocessing["side"]), len(version.labels))
+def shape_of(source: DatasetVersion | Model) -> Shape:
+    """What a network for this data has to fit, or the model's does, at the packed resolution."""
+    preprocessing = source.preprocessing
+    return Shape(int(preprocessing["channels"]), int(preprocessing["side"]), len(source.labels))
+
+
+def served_model(model: Model, weights: bytes) -> Served:
+    """The model in torch, as it answers. weights: its safetensors. The search it came of need not be there any more.
+
+    Raises WeightsError when the weights belong to another model.
+    """
+    genotype = Genotype.from_json(model.genotype)
+    space = space_for(genotype.space, shape_of(model), model.space_options)
+    return served_of(space, genotype, load_weights(weights), model.mirror_at_test)
 
 
 def space_of(genotype: Genotype, shape: Shape, space: str, options: Mapping[str, Any]) -> Space:

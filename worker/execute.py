@@ -383,6 +383,7 @@ def _crown(session: Session, search: Search, trial: Trial, done: Message) -> Non
         return
     version = session.get_one(DatasetVersion, search.version_id)
     cost = trial.cost or {}
+    genotype = trial.candidate["genotype"]
     assert trial.network_source is not None  # it was built
     model = models.register(
         session,
@@ -392,7 +393,9 @@ def _crown(session: Session, search: Search, trial: Trial, done: Message) -> Non
             weights=Path(done["files"]["weights"]).read_bytes(),
             onnx=Path(done["files"]["onnx"]).read_bytes(),
             parity=done["files"]["parity"],
-            genotype=trial.candidate["genotype"],
+            genotype=genotype,
+            space_options=search.space_options if genotype["space"] == search.space else {},
+            mirror_at_test=done["training"]["mirror_at_test"],
             description=cost.get("description", ""),
             preprocessing=version.preprocessing,
             labels=version.labels,

@@ -361,6 +361,13 @@ def upgrade() -> None:
         sa.Column("trial_id", sa.Text(), nullable=True),
         sa.Column("version_id", sa.Text(), nullable=True),
         sa.Column("genotype", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column(
+            "space_options",
+            postgresql.JSONB(none_as_null=True, astext_type=sa.Text()),
+            server_default="{}",
+            nullable=False,
+        ),
+        sa.Column("mirror_at_test", sa.Boolean(), server_default="false", nullable=False),
         sa.Column("description", sa.Text(), nullable=False),
         sa.Column("preprocessing", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
         sa.Column("labels", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),

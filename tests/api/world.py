@@ -165,7 +165,7 @@ class World:
                 trial,
                 models.Trained(
                     weights=b"weights" + trial.id.encode(), onnx=b"onnx" + trial.id.encode(), parity=1e-6,
-                    genotype={}, description="a small network", preprocessing={"side": SIDE, "channels": 3},
+                    genotype={}, space_options={}, mirror_at_test=False, description="a small network", preprocessing={"side": SIDE, "channels": 3},
                     labels=LABELS, metrics={"accuracy": trial.score}, source=NETWORK, params=100, flops=200, lineage={},
                 ),
             )  # fmt: skip

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from sqlalchemy import select, update
 
 from search.floor import floor
@@ -24,6 +25,7 @@ from tests.worker.test_advance import end_trials
 from worker import execute
 from worker.advance import take_turn
 from worker.context import Context
+from worker.engine import served_model
 
 pytestmark = pytest.mark.slow
 
@@ -99,9 +101,11 @@ def test_a_trial_becomes_a_model_that_answers(context: Context) -> None:
         assert session.get_one(Search, trial.search_id).model_id == model.id
         assert f"\nMIRROR = {(trial.metrics or {})['mirror_at_test']} " in model.source
         runtime = onnxruntime.InferenceSession(blobs.get(session, model.onnx_sha256))
+        again = served_model(model, blobs.get(session, model.weights_sha256))
         kinds = set(session.scalars(select(Event.kind).where(Event.stream == trial.search_id)))
     (scores,) = runtime.run(None, {"images": np.zeros((3, 28, 28, 1), np.uint8)})
     assert scores.shape == (3, 10)
+    assert np.allclose(again(torch.zeros((3, 28, 28, 1), dtype=torch.uint8)).detach(), scores, atol=1e-4)
     assert kinds == {"search", "trial", "progress", "model"}
 
 
