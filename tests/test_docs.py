@@ -21,20 +21,15 @@ from search import catalog
 from store.keys import Role
 from store.settings import Settings
 from store.states import EDGES, DatasetState, DeploymentState, JobState, SearchState, TrialState, is_final
+from tests.support.pages import FENCE, blocks
+from tests.support.service import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"/(?:v1/[^\s\"'`|)]*|healthz|readyz|metrics|openapi\.json)")
 
 OBJECT_FOLDERS = {"datasets/", "uploads/"}  # in the object store
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks in that language."""
-    return [code for found, code in FENCE.findall(page.read_text()) if found == language]
 
 
 def code(page: Path) -> list[str]:

@@ -1,10 +1,7 @@
-"""The README's tour and the quickstart, pasted line by line into a shell beside a service that runs."""
+"""What README and docs/ show is pasted into a shell beside a service that runs, and does what they say."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.pages import checkout, paste, steps
 from tests.support.pictures import png, some_digits
-from tests.support.service import Service, running_service
-from tests.test_docs import ROOT, blocks
+from tests.support.service import ROOT, Service, running_service
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
-END = "\x1eend of line\x1e\n"
 FLOWERS = ("rose", "tulip", "daisy")
 
 
@@ -28,76 +24,59 @@ def service() -> Iterator[Service]:
         yield service
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A folder that looks like the checkout from inside: `.venv` leads to this environment."""
-    (tmp_path / ".venv").symlink_to(sys.prefix)
-    return tmp_path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the reader's shell stands."""
+    return checkout(tmp_path_factory.mktemp("reader"))
 
 
-def tour() -> list[str]:
-    """The lines of the README's tour."""
-    page = ROOT / "README.md"
-    section = page.read_text().split("\n## The tour\n")[1].split("\n## ")[0]
-    lines = [line for block in blocks(page, "bash") if block in section for line in block.splitlines()]
-    assert len(lines) > 5
-    return lines
+@pytest.fixture(scope="module")
+def tour(service: Service, folder: Path) -> list[tuple[str, str]]:
+    """The lines of the README's tour with what each printed. It leaves the deployment `reader` and seven.png behind,
+    where the pages of docs/ go on."""
+    lines = steps(ROOT / "README.md", "The tour")
+    return list(zip(lines, paste(lines, folder, service), strict=True))
 
 
 def quickstart() -> list[str]:
     """The lines of the quickstart, with a search of half a minute."""
-    lines = [line for block in blocks(ROOT / "docs/quickstart.md", "bash") for line in block.splitlines()]
+    lines = steps(ROOT / "docs/quickstart.md")
     short = [line.replace('"minutes": 10', '"minutes": 0.5') for line in lines]
     assert short != lines
     return short
 
 
-def paste(lines: list[str], folder: Path, service: Service) -> list[str]:
-    """Paste the lines into one shell; returns what each printed. The shell ends at the first that fails.
-
-    They come through standard input, as from a terminal: a command that reads more than it should swallows the rest.
-    """
-    (folder / ".curlrc").write_text("fail-with-body\n")  # a reader sees a refusal; here it has to end the session
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("NETWRIGHT_")}
-    done = subprocess.run(
-        ["bash", "--noprofile", "--norc", "-eo", "pipefail"],
-        input="".join(f"{line}\nprintf '%s' $'{END.encode('unicode_escape').decode()}'\n" for line in lines),
-        cwd=folder,
-        env=kept | {"NETWRIGHT_HOME": str(service.home), "URL": service.url, "CURL_HOME": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    printed = done.stdout.split(END)
-    if done.returncode or len(printed) != len(lines) + 1:
-        last = lines[min(len(printed), len(lines)) - 1]
-        pytest.fail(f"{last}\nended with {done.returncode}: {printed[-1]}\n{done.stderr}\n{service.logs()}")
-    return printed[:-1]
-
-
-def test_every_line_of_the_tour_works_when_pasted(service: Service, checkout: Path) -> None:
-    lines = tour()
-    printed = paste(lines, checkout, service)
-    reply = json.loads(printed[-1])
-    assert "predict" in lines[-1]
+def test_every_line_of_the_tour_works_when_pasted(tour: list[tuple[str, str]]) -> None:
+    assert len(tour) > 5
+    line, printed = tour[-1]
+    reply = json.loads(printed)
+    assert "predict" in line
     assert reply["predictions"][0]["label"] in set("0123456789")
     assert len(reply["predictions"][0]["scores"]) == 3
-    (followed,) = (output for line, output in zip(lines, printed, strict=True) if "/events" in line)
+    (followed,) = (output for line, output in tour if "/events" in line)
     assert re.findall(r"^event: (\w+)$", followed, re.MULTILINE)[-1] == "end"
     assert '"state": "succeeded"' in followed
 
 
-def test_every_line_of_the_quickstart_works_when_pasted(service: Service, checkout: Path) -> None:
-    write_flowers(checkout)
+def test_every_line_of_serving_works_when_pasted(service: Service, folder: Path, tour: list[tuple[str, str]]) -> None:
+    lines = steps(ROOT / "docs/serving.md")
+    printed = dict(zip(lines, paste(lines, folder, service), strict=True))
+    replies = [json.loads(output) for line, output in printed.items() if "/predict" in line]
+    assert [len(reply["predictions"]) for reply in replies] == [1, 2, 1]
+    assert all(reply["predictions"][0] == replies[0]["predictions"][0] for reply in replies)
+
+
+def test_every_line_of_the_quickstart_works_when_pasted(service: Service, tmp_path: Path) -> None:
+    folder = checkout(tmp_path)
+    write_flowers(folder)
     lines = quickstart()
-    printed = dict(zip(lines, paste(lines, checkout, service), strict=True))
+    printed = dict(zip(lines, paste(lines, folder, service), strict=True))
     one, two, three = (json.loads(output) for line, output in printed.items() if "/predict" in line)
     assert [len(reply["predictions"]) for reply in (one, two, three)] == [1, 2, 1]
     assert {prediction["label"] for reply in (one, two, three) for prediction in reply["predictions"]} <= set(FLOWERS)
     assert one["predictions"][0]["score"] == pytest.approx(three["predictions"][0]["score"], abs=1e-3)
-    assert (checkout / "example.png").read_bytes().startswith(b"\x89PNG")
-    assert (checkout / "flowers.onnx").stat().st_size > 1000
+    assert (folder / "example.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "flowers.onnx").stat().st_size > 1000
 
 
 def write_flowers(folder: Path) -> None:
