@@ -23,7 +23,7 @@ from store.database import hint
 from store.queue import Hint, Task
 from store.states import JobState, SearchState, TrialState, is_final
 from store.tables import DatasetVersion, Evaluation, Job, Search, Trial
-from worker.beginning import UnfitSearchError, floor_of, seeds_of, settle
+from worker.beginning import Settlement, UnfitSearchError, floor_of, seeds_of, settle
 from worker.context import Context
 from worker.engine import budget_of, done_of, proxy_of, searched_space, shape_of, space_of, work_of
 
@@ -56,6 +56,7 @@ def take_turn(context: Context, search_id: str) -> None:
 
 
 def _take_turn(context: Context, search_id: str) -> None:
+    settled = _settled(context, search_id)
     with context.sessions.begin() as session:
         search = session.scalars(select(Search).where(Search.id == search_id).with_for_update()).one_or_none()
         if search is None or is_final(search.state):
@@ -68,8 +69,29 @@ def _take_turn(context: Context, search_id: str) -> None:
         elif search.state is SearchState.FINISHING:
             _finish(session, search)
         elif search.state in (SearchState.QUEUED, SearchState.RUNNING):
-            _go_on(session, search)
+            _go_on(session, search, settled)
         search.failed_turns = 0
+
+
+def _settled(context: Context, search_id: str) -> Settlement | UnfitSearchError | None:
+    """What a search begins with, or why it cannot; None when it has begun, or when no worker has measured itself yet.
+
+    Outside the turn's transaction: a cancel or an extension must not wait for it.
+    """
+    with context.sessions.begin() as session:
+        search = session.get(Search, search_id)
+        if search is None or search.floor is not None or search.state not in (SearchState.QUEUED, SearchState.RUNNING):
+            return None
+        speed = workers.flops_per_s(session)
+        if speed is None:
+            return None  # a worker that comes will wake this search
+        devices = workers.trial_devices(session)
+        version = session.get_one(DatasetVersion, search.version_id)
+        session.expunge_all()
+    try:
+        return settle(search, version, speed, devices)
+    except UnfitSearchError as error:
+        return error
 
 
 def _cancel(session: Session, search: Search) -> None:
@@ -80,18 +102,18 @@ def _cancel(session: Session, search: Search) -> None:
         log.info("search.cancelled", search=search.id)
 
 
-def _go_on(session: Session, search: Search) -> None:
-    speed = workers.flops_per_s(session)
-    if speed is None:
-        return  # no worker is there, or none has measured itself yet; it will wake this search
-    version = session.get_one(DatasetVersion, search.version_id)
+def _go_on(session: Session, search: Search, settled: Settlement | UnfitSearchError | None) -> None:
     if search.floor is None:
-        try:
-            settle(search, version, speed, workers.trial_devices(session))
-        except UnfitSearchError as error:
-            searches.end(session, search, str(error))
+        if settled is None:
             return
+        if isinstance(settled, UnfitSearchError):
+            searches.end(session, search, str(settled))
+            return
+        settled.write(search)
         session.flush()
+    if workers.flops_per_s(session) is None:
+        return  # none is there; it will wake this search
+    version = session.get_one(DatasetVersion, search.version_id)
     if search.state is SearchState.QUEUED:
         searches.move(session, search, SearchState.RUNNING, started_at=func.clock_timestamp())
     spent_s, _ = searches.tick(session, search.id, MAX_GAP_S)

@@ -1,5 +1,6 @@
 """What a search starts from, settled at its first turn, before anything is trained: the floor and the given seeds."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from search.candidate import Candidate
@@ -21,9 +22,24 @@ class UnfitSearchError(ValueError):
     """What the search was given cannot be trained; the message says what could be."""
 
 
-def settle(search: Search, version: DatasetVersion, flops_per_s: float, devices: int) -> None:
-    """Write floor, seeds and what the user left open into the row, where they stay: they must not change with the
-    machines of the next turn.
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """Floor, seeds and what the user left open, as they stand in the row from the first turn on: they must not change
+    with the machines of the next one."""
+
+    floor: dict[str, Any]
+    seeds: list[dict[str, Any]]
+    limits: dict[str, Any]
+    strategy_options: dict[str, Any]
+
+    def write(self, search: Search) -> None:
+        search.floor, search.seeds = self.floor, self.seeds
+        search.limits, search.strategy_options = self.limits, self.strategy_options
+
+
+def settle(search: Search, version: DatasetVersion, flops_per_s: float, devices: int) -> Settlement:
+    """What a search begins with. Changes nothing and may take some seconds, since networks are measured where a file's
+    size or an answer's time is limited: so nobody has to wait for the row meanwhile.
 
     flops_per_s: multiply-adds per second of the slowest worker. devices: how many work. Seeds from another shape of
     data are brought to the size that this search can train. Raises UnfitSearchError for a seed that its space does not
@@ -44,9 +60,6 @@ def settle(search: Search, version: DatasetVersion, flops_per_s: float, devices:
         ) from error
     space = within(space, limits)
     affordable = affordable_flops(n_train, flops_per_s=speed, seconds=seconds)
-    search.seeds = [_settled(number, seed, space, affordable) for number, seed in enumerate(search.seeds)]
-    search.limits = search.limits | {"foretold": likely.to_json()}
-    search.floor = chosen.to_json()
     options = search.strategy_options
     if options.get("rungs") == AS_TIME_ALLOWS:
         flops = space_for(chosen.space, shape, {}).cost(chosen).flops
@@ -59,7 +72,13 @@ def settle(search: Search, version: DatasetVersion, flops_per_s: float, devices:
             eta=int(options["eta"]),
             proxy=proxy_of(search),
         )
-        search.strategy_options = options | {"rungs": rungs}
+        options = options | {"rungs": rungs}
+    return Settlement(
+        floor=chosen.to_json(),
+        seeds=[_settled(number, seed, space, affordable) for number, seed in enumerate(search.seeds)],
+        limits=search.limits | {"foretold": likely.to_json()},
+        strategy_options=options,
+    )
 
 
 def _settled(number: int, seed: dict[str, Any], space: Space, flops: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from store import blobs, jobs, searches, trials, workers
 from store.states import JobState, SearchState, TrialState
 from store.tables import Evaluation, Event, Job, Search, SearchNote, Trial, Worker
 from tests.worker.conftest import WORKER, new_search
-from worker import advance
+from worker import advance, beginning
 from worker.advance import take_turn
 from worker.context import Context
 from worker.engine import handicap, limited
@@ -70,6 +70,20 @@ def test_the_first_turn_plans_the_floor(context: Context) -> None:
         source = session.scalar(select(Trial.network_source))
     assert source is not None
     ast.parse(source)
+
+
+def test_nobody_waits_for_the_row_while_a_search_is_settled(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    search_id = new_search(context, limits={"max_size_mb": 1.0})  # networks are measured
+
+    def settle(*given: Any) -> Any:
+        with context.sessions.begin() as session:
+            searches.request_cancel(session, session.scalars(select(Search).with_for_update(nowait=True)).one())
+        return beginning.settle(*given)
+
+    monkeypatch.setattr(advance, "settle", settle)
+    take_turn(context, search_id)
+    assert search_of(context, search_id).state is SearchState.CANCELLED
+    assert not trials_of(context, search_id)
 
 
 def test_a_turn_taken_twice_changes_nothing(context: Context) -> None:
