@@ -22,6 +22,7 @@ from search.source import source_of
 from store import blobs, events, leases, models, searches, trials, workers
 from store.database import hint
 from store.errors import CorruptBlobError, StaleError
+from store.objects import ObjectsError
 from store.queue import Hint, Task
 from store.states import SearchState, TrialState
 from store.tables import DatasetVersion, Search, Trial
@@ -127,6 +128,10 @@ def _attempt(context: Context, claimed: _Run, worker: str) -> _End:
         cool_down()
         log.warning("trial.trainer_died", trial=claimed.trial_id, attempt=claimed.attempt, reason=str(error))
         return _End(TrialState.QUEUED, {"kind": "trainer_lost", "message": str(error)}, losses=1)
+    except ObjectsError as error:
+        # The store's client has tried again for a while; another worker, or this one later, may reach it.
+        log.warning("trial.objects_away", trial=claimed.trial_id, attempt=claimed.attempt, reason=str(error))
+        return _End(TrialState.QUEUED, {"kind": "data_unreachable", "message": str(error)}, losses=1)
     except Exception as error:
         cool_down()
         log.exception("trial.bug", trial=claimed.trial_id, attempt=claimed.attempt)

@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from store import jobs, leases
 from store.errors import StaleError, StoreError
+from store.objects import ObjectsError
 from store.states import JobState
 from store.tables import Job
 from worker import evaluations, imports
@@ -51,6 +52,8 @@ def run(context: Context, job_id: str, worker: str) -> None:
     except DBAPIError as error:
         # Not its fault: the lease runs out and the sweep has it tried again, a bounded number of times.
         log.warning("job.database_error", job=job_id, reason=str(error.orig))
+    except ObjectsError as error:
+        log.warning("job.objects_away", job=job_id, reason=str(error))  # likewise
     except Exception as error:
         log.exception("job.bug", job=job_id)
         message = f"{type(error).__name__}: {error}"

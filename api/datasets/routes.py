@@ -122,7 +122,7 @@ def delete_dataset(dataset: DatasetRef, work: Work, caller: Editor, unchanged: U
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "zip, tar, tar.gz or tar.xz: a folder per label, optionally under train/, validation/ and "
+            "description": "zip, tar, tar.gz, tar.xz or tar.bz2: a folder per label, optionally under train/, validation/ and "
             "test/; or pictures with a CSV manifest.",
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         }

@@ -164,6 +164,25 @@ def test_a_trial_that_kills_its_trainer_again_and_again_fails(context: Context) 
     assert row(context, id=trial_id).state is TrialState.FAILED
 
 
+def test_a_trial_whose_pictures_cannot_be_reached_is_tried_again_and_in_the_end_says_what_is_missing(
+    context: Context,
+) -> None:
+    trial_id = floor_trial(context)
+    with context.sessions.begin() as session:
+        version = session.scalars(select(DatasetVersion)).one()
+        version.images_key += "-lost"
+    for attempt in range(1, context.settings.max_attempts):
+        execute.run(context, trial_id, WORKER)
+        trial = row(context, id=trial_id)
+        assert (trial.state, trial.losses) == (TrialState.QUEUED, attempt)
+    execute.run(context, trial_id, WORKER)
+    trial = row(context, id=trial_id)
+    assert trial.state is TrialState.FAILED
+    assert trial.error is not None
+    assert trial.error["kind"] == "data_unreachable"
+    assert f"{version.images_key} is missing" in trial.error["message"]
+
+
 def test_a_cancelled_trial_ends_at_its_next_word(context: Context) -> None:
     trial_id = long_trial(context)
     trial = cancelled_meanwhile(context, trial_id)
