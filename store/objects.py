@@ -1,7 +1,10 @@
 """Data set bytes in an object store: a local directory, S3, Google Cloud Storage or Azure, by URL (obstore)."""
 
 import errno
+import os
+import time
 from collections.abc import AsyncIterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -12,6 +15,7 @@ from obstore.store import ObjectStore, from_url
 from store.settings import Settings
 
 PART_BYTES = 8 << 20
+COPY_KEPT_S = 3600.0  # since it was last asked for: somebody may be about to open it
 
 
 class ObjectsError(RuntimeError):
@@ -21,8 +25,12 @@ class ObjectsError(RuntimeError):
 class Objects:
     """Named byte strings. A key is written whole or not at all: readers never see half an object."""
 
-    def __init__(self, url: str, s3_endpoint: str | None = None) -> None:
-        """`url`: file:///directory, s3://bucket/prefix, gs://…, az://…; credentials come from the usual variables."""
+    def __init__(self, url: str, s3_endpoint: str | None = None, copies_max_bytes: int = 50 << 30) -> None:
+        """`url`: file:///directory, s3://bucket/prefix, gs://…, az://…; credentials come from the usual variables.
+
+        copies_max_bytes: of local copies of remote objects, in one cache; those that nobody asks for go first.
+        """
+        self._copies_max_bytes = copies_max_bytes
         parts = urlparse(url)
         self.local: Path | None = Path(unquote(parts.path)) if parts.scheme == "file" else None
         if self.local is not None:
@@ -36,7 +44,7 @@ class Objects:
 
     @classmethod
     def of(cls, settings: Settings) -> "Objects":
-        return cls(settings.objects, settings.s3_endpoint)
+        return cls(settings.objects, settings.s3_endpoint, settings.object_cache_max_bytes)
 
     async def receive(self, key: str, body: AsyncIterable[bytes]) -> int:
         """Stream `body` into `key`; returns its size. Anything `body` raises leaves nothing behind."""
@@ -93,7 +101,22 @@ class Objects:
                 part.unlink(missing_ok=True)
                 raise ObjectsError(f"object {key} could not be read: {error}") from error
             part.rename(path)
+            self._make_room(cache)
+        with suppress(FileNotFoundError):  # another process has just made room
+            os.utime(path)
         return path
+
+    def _make_room(self, cache: Path) -> None:
+        """Let the copies go that were not asked for in the longest while, until all fit; what is open stays readable."""
+        found = sorted(
+            ((path.stat(), path) for path in cache.rglob("*") if path.is_file()), key=lambda x: x[0].st_mtime
+        )
+        held = sum(status.st_size for status, _ in found)
+        for status, path in found:
+            if held <= self._copies_max_bytes or status.st_mtime > time.time() - COPY_KEPT_S:
+                return
+            path.unlink(missing_ok=True)
+            held -= status.st_size
 
     def read(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes of `key` from `start`. Raises ObjectsError."""

@@ -39,6 +39,7 @@ class Settings(BaseSettings):
 
     upload_max_bytes: Annotated[int, Field(gt=0)] = 20 * GIB
     unpacked_max_bytes: Annotated[int, Field(gt=0)] = 100 * GIB
+    object_cache_max_bytes: Annotated[int, Field(gt=0)] = 50 * GIB
     archive_max_entries: Annotated[int, Field(gt=0)] = 5_000_000
     picture_max_pixels: Annotated[int, Field(gt=0)] = 100_000_000
     predict_max_bytes: Annotated[int, Field(gt=0)] = 16 * MIB

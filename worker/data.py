@@ -14,8 +14,8 @@ def materialise(context: Context, version: DatasetVersion) -> Path:
     folder = context.cache / "versions" / version.id
     folder.mkdir(parents=True, exist_ok=True)
     for name, key in (("images.npy", version.images_key), ("index.npz", version.index_key)):
-        link = folder / name
+        link, target = folder / name, context.objects.fetch(key, context.cache / "objects")
         if not link.exists():
             link.unlink(missing_ok=True)  # a link whose file is gone
-            link.symlink_to(context.objects.fetch(key, context.cache / "objects"))
+            link.symlink_to(target)
     return folder

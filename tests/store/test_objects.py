@@ -79,3 +79,18 @@ def test_deleting_twice_is_no_error(objects: Objects) -> None:
     objects.delete(["gone"])
     objects.delete(["gone"])
     assert objects.keys("") == []
+
+
+def test_copies_of_remote_objects_make_room_for_newer_ones_but_not_within_the_hour(s3: str, tmp_path: Path) -> None:
+    objects, cache = Objects(f"s3://data/{tmp_path.name}", s3, copies_max_bytes=250), tmp_path / "cache"
+    for key in ("old", "used", "late", "last"):
+        asyncio.run(objects.receive(key, pieces(bytes(100))))
+    for key, age_s in (("old", 8000), ("used", 9000)):
+        copy = objects.fetch(key, cache)
+        os.utime(copy, times=(copy.stat().st_atime - age_s, copy.stat().st_mtime - age_s))
+    objects.fetch("used", cache)
+    objects.fetch("late", cache)
+    assert sorted(path.name for path in cache.rglob("*") if path.is_file()) == ["late", "used"]
+    objects.fetch("last", cache)
+    assert sorted(path.name for path in cache.rglob("*") if path.is_file()) == ["last", "late", "used"]
+    assert objects.fetch("old", cache).read_bytes() == bytes(100)
