@@ -16,6 +16,7 @@ import api.audit.routes
 import api.datasets.routes
 import api.deployments.routes
 import api.docs.routes
+import api.exports.routes
 import api.health.routes
 import api.jobs.routes
 import api.keys.routes
@@ -72,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
         api.datasets.routes.streamed,
         api.searches.routes.router,
         api.models.routes.router,
+        api.exports.routes.router,
         api.deployments.routes.router,
         api.jobs.routes.router,
         api.keys.routes.router,

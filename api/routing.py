@@ -89,7 +89,7 @@ def not_modified(request: Request, response: Response) -> Response | None:
     """304 in place of an answer that the caller has."""
     known = request.headers.get("if-none-match")
     current = response.headers.get("etag")
-    if request.method != "GET" or known is None or current is None or response.status_code != 200:
+    if request.method != "GET" or known is None or current is None or response.status_code not in (200, 206):
         return None
     if known.strip() == "*" or current in [tag.strip().removeprefix("W/") for tag in known.split(",")]:
         headers = {name: value for name in ("etag", "cache-control") if (value := response.headers.get(name))}

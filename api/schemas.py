@@ -85,6 +85,7 @@ ModelRef = Annotated[
     str,
     Path(pattern=MODEL_PATTERN, description="A version's id, the model's name (its newest version), or name@version."),
 ]
+ExportRef = Annotated[str, Path(pattern="^ex_[0-9a-f]{32}$", description="The export's id.")]
 DeploymentRef = Annotated[str, Path(pattern=REFERENCE_PATTERN, description="The deployment's id or name.")]
 JobRef = Annotated[str, Path(pattern="^jo_[0-9a-f]{32}$", description="The job's id.")]
 KeyRef = Annotated[str, Path(pattern="^ke_[0-9a-f]{32}$", description="The key's id.")]

@@ -367,6 +367,31 @@ PROXY = Entry(
     ),
 )
 
+EXPORTS: Mapping[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "onnx",
+            "For ONNX Runtime and whatever else reads ONNX; any number of pictures at a time, labels as metadata.",
+        ),
+        Entry(
+            "onnx-int8",
+            "ONNX in eight bits (QDQ: unsigned activations, signed weights by channel), calibrated on training pictures: "
+            "smaller, and faster on processors.",
+            (
+                Option(
+                    "max_accuracy_drop",
+                    "number",
+                    0.01,
+                    "Accuracy on the validation pictures that it may lose; one that loses more is refused.",
+                    0,
+                    1,
+                ),
+            ),
+        ),
+    )
+}
+
 FIXED = "fixed"
 DEFAULT_SPACE = "stages"
 DEFAULT_STRATEGY = "race"

@@ -81,6 +81,24 @@ def get(session: Session, sha256: bytes) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+def piece(session: Session, sha256: bytes, start: int, size: int) -> bytes:
+    """Up to `size` (at most CHUNK_BYTES) of the bytes from `start` on: those that lie in one chunk, so perhaps fewer.
+
+    Unlike `chunks` it cannot say whether they are what the digest names. Raises CorruptBlobError when there are none.
+    """
+    ordinal, offset = divmod(start, CHUNK_BYTES)
+    with _connection(session).cursor(binary=True) as cursor:
+        cursor.execute(
+            "SELECT substring(data FROM %s FOR %s) FROM blob_chunks WHERE sha256 = %s AND ordinal = %s",
+            (offset + 1, size, sha256, ordinal),
+        )
+        row = cursor.fetchone()
+    if row is None or not row[0]:
+        raise CorruptBlobError(f"blob {sha256.hex()} has no byte {start}")
+    data: bytes = row[0]
+    return data
+
+
 def _named() -> str:
     """SQL for every digest that some row names: all foreign keys to blobs, so that a new column needs no care here."""
     columns = [

@@ -11,6 +11,7 @@ PREFIXES = {
     "trial": "tr",
     "model": "mo",
     "evaluation": "ev",
+    "export": "ex",
     "deployment": "de",
     "job": "jo",
     "key": "ke",

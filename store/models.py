@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from store import blobs, events
@@ -18,6 +18,7 @@ from store.tables import (
     Deployment,
     DeploymentTarget,
     Evaluation,
+    Export,
     Model,
     Search,
     Trial,
@@ -181,7 +182,10 @@ def delete(session: Session, model: Model) -> int:
         )
     freed = session.scalar(
         select(func.coalesce(func.sum(Blob.size_bytes), 0)).where(
-            Blob.sha256.in_([model.weights_sha256, model.onnx_sha256])
+            or_(
+                Blob.sha256.in_([model.weights_sha256, model.onnx_sha256]),
+                Blob.sha256.in_(select(Export.sha256).where(Export.model_id == model.id)),
+            )
         )
     )
     session.delete(model)

@@ -362,6 +362,31 @@ class Evaluation(Base):
     )
 
 
+class Export(Base):
+    """A model in a format that others read; there is one of each format and options."""
+
+    __tablename__ = "exports"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))  # that made it
+    format: Mapped[str]
+    options: Mapped[Json]  # with the defaults of those that were not given
+    sha256: Mapped[bytes] = mapped_column(ForeignKey("blobs.sha256"))
+    size_bytes: Mapped[int]
+    file_name: Mapped[str]
+    media_type: Mapped[str]
+    report: Mapped[Json]  # how it was compared with the model, and what came of it
+    created_at: Mapped[datetime] = created_column()
+
+    __table_args__ = (
+        UniqueConstraint("model_id", "format", "options"),
+        CheckConstraint(
+            "format IN ('onnx', 'onnx-int8', 'pt2', 'safetensors', 'python', 'docker', 'mlflow')", "format"
+        ),
+    )
+
+
 class Deployment(Base):
     __tablename__ = "deployments"
 

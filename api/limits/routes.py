@@ -64,6 +64,7 @@ class Limits(View):
     page_size_max: int
     wait_max_s: float
     search: SearchChoices
+    exports: list[Choice] = Field(description="The formats that a model can be had in.")
 
 
 def options(entry: catalog.Entry) -> list[Option]:
@@ -116,4 +117,5 @@ def get_limits(request: Request, _: AnyKey) -> Limits:
             default_space=catalog.DEFAULT_SPACE,
             default_strategy=catalog.DEFAULT_STRATEGY,
         ),
+        exports=[choice(entry) for entry in catalog.EXPORTS.values()],
     )

@@ -2,16 +2,19 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from api.deps import Editor, Viewer, Work
+from api.downloads import BINARY, Download, send
 from api.models.schemas import Evaluation, Model, ModelPage
 from api.models.views import evaluation_view, model_views
 from api.openapi import PYTHON
 from api.routing import Route
+from api.runtime import runtime_of
 from api.schemas import Freed, ModelRef, PageSize, PageToken, Reference, VersionNumber, python_file
-from store import audit, blobs, models, searches, tables
+from store import audit, models, searches, tables
 from store.errors import NotFoundError
 from store.ids import is_id
 from store.models import REFERENCE
@@ -68,25 +71,16 @@ def get_model_evaluation(
     raise NotFoundError("evaluation", f"of {found.name}@{found.number} on {split}")
 
 
-@router.get(
-    "/{model}/onnx",
-    response_class=Response,
-    responses={
-        200: {
-            "description": "The network as ONNX: uint8 pictures in, scores out.",
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-        }
-    },
-)
-def download_model_onnx(model: ModelRef, work: Work, _: Viewer) -> Response:
-    """Take the network away, to run anywhere."""
-    found = models.get(work, model)
-    headers = {
-        "Content-Disposition": f'attachment; filename="{found.name}-{found.number}.onnx"',
-        "ETag": f'"{found.onnx_sha256.hex()}"',
-    }
-    content = blobs.get(work, found.onnx_sha256)
-    return Response(content, media_type="application/octet-stream", headers=headers)
+@router.get("/{model}/onnx", response_class=Response, responses=BINARY)
+async def download_model_onnx(request: Request, model: ModelRef, _: Viewer) -> Response:
+    """Take the network away as it is served, to run anywhere. Other formats: `…/exports`."""
+
+    def find(session: Session) -> Download:
+        found = models.get(session, model)
+        name = f"{found.name}-{found.number}.onnx"
+        return Download(found.onnx_sha256, found.size_bytes, name, "application/octet-stream")
+
+    return send(request, await runtime_of(request).transact(find))
 
 
 @router.get("/{model}/source", response_class=Response, responses=PYTHON)

@@ -21,6 +21,7 @@ def model_views(session: Session, found: Sequence[tables.Model]) -> list[Model]:
             "versions": link_to("models", model.name, "versions"),
             "evaluation": link_to("models", f"{model.name}@{model.number}", "evaluation"),
             "onnx": link_to("models", f"{model.name}@{model.number}", "onnx"),
+            "exports": link_to("models", f"{model.name}@{model.number}", "exports"),
             "source": link_to("models", f"{model.name}@{model.number}", "source"),
             "predict": link_to("models", f"{model.name}@{model.number}", "predict"),
         }

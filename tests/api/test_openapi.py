@@ -13,6 +13,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from api.datasets.schemas import DatasetPatch, NewDataset, NewSplit
 from api.deployments.schemas import DeploymentPatch, NewDeployment
+from api.exports.schemas import NewExport
 from api.keys.schemas import NewKey
 from api.searches.schemas import Budget, NewSearch
 from tests.api.conftest import serving
@@ -52,7 +53,17 @@ def test_every_operation_has_an_id_a_tag_its_security_and_its_refusals(app: Fast
 
 
 def test_the_examples_of_requests_are_accepted(app: FastAPI) -> None:
-    for model in (NewDataset, DatasetPatch, NewSplit, NewDeployment, DeploymentPatch, NewKey, NewSearch, Budget):
+    for model in (
+        NewDataset,
+        DatasetPatch,
+        NewSplit,
+        NewDeployment,
+        DeploymentPatch,
+        NewKey,
+        NewSearch,
+        Budget,
+        NewExport,
+    ):
         for example in model.model_json_schema()["examples"]:
             model.model_validate(example)
 

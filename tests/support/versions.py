@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from store import datasets
@@ -11,11 +12,16 @@ from store.tables import Dataset, DatasetVersion
 from tests.support.pictures import some_digits
 
 
+def placed(count: int, per_class: int) -> NDArray[np.uint8]:
+    """The split of each of `count` digits, ordered by class: 80 % train, 10 % validation, 10 % test of each."""
+    place = np.arange(count) % per_class / per_class
+    return np.where(place < 0.8, 0, np.where(place < 0.9, 1, 2)).astype(np.uint8)
+
+
 def digits_version(session: Session, objects: Objects, scratch: Path, per_class: int, name: str = "digits") -> Dataset:
     """A ready data set of real digits: 80 % train, 10 % validation, 10 % test of each class."""
     pixels, labels = some_digits(per_class)
-    place = np.arange(len(labels)) % per_class / per_class
-    splits = np.where(place < 0.8, 0, np.where(place < 0.9, 1, 2)).astype(np.uint8)
+    splits = placed(len(labels), per_class)
     dataset = datasets.create(session, name, "image_classification")
     scratch.mkdir(parents=True, exist_ok=True)
     np.save(scratch / "images.npy", pixels[..., None])

@@ -1,0 +1,168 @@
+"""Exports by a worker: real networks, converted, loaded in a fresh process and compared."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from sqlalchemy import update
+
+from search.data import Images
+from search.exports import export
+from search.exports.fresh import FreshError, run_alone
+from search.exports.values import Data, RefusedError, Subject, scores_of
+from store import blobs, exports, jobs, models
+from store.states import JobState
+from store.tables import Dataset, Job, Model
+from tests.support.trained import SIDE, trained_digits, trained_model
+from worker import jobs as running
+from worker.context import Context
+
+pytestmark = pytest.mark.timeout(200)
+WORKER = "data@here"
+
+
+def a_model(context: Context, **changed: bytes) -> Model:
+    with context.sessions.begin() as session:
+        return trained_model(session, session.query(Dataset).one(), **changed)
+
+
+def ended(context: Context, model: Model, format: str, **options: Any) -> Job:
+    """The job of an export, run to its end in this process."""
+    with context.sessions.begin() as session:
+        found = models.get(session, model.id)
+        job, begun = exports.ask(session, found, format, options)
+        assert begun
+    running.run(context, job.id, WORKER)
+    with context.sessions.begin() as session:
+        return jobs.get(session, job.id)
+
+
+def made(context: Context, job: Job) -> tuple[bytes, dict[str, Any]]:
+    """(content, report) of the export that a job made."""
+    assert job.state is JobState.SUCCEEDED, job.error
+    assert job.result is not None
+    with context.sessions.begin() as session:
+        export = exports.get(session, session.get_one(Model, job.result["model_id"]), job.result["export_id"])
+        return blobs.get(session, export.sha256), export.report
+
+
+def refusal(job: Job) -> str:
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error["kind"] == "refused"
+    return str(job.error["message"])
+
+
+def subject(**changed: Any) -> Subject:
+    answer = trained_digits()
+    values: dict[str, Any] = {
+        "name": "digits",
+        "version": 1,
+        "description": "small",
+        "genotype": answer.genotype.to_json(),
+        "labels": answer.images.labels,
+        "side": SIDE,
+        "channels": 1,
+        "weights": answer.weights,
+        "onnx": answer.onnx,
+        "source": answer.source,
+    }
+    return Subject(**values | changed)
+
+
+def test_onnx_is_what_is_served(context: Context) -> None:
+    content, report = made(context, ended(context, a_model(context), "onnx"))
+    assert content == trained_digits().onnx
+    assert report["pictures"] == 64
+    assert report["max_difference"] <= report["max_difference_accepted"] == 1e-3
+    assert report["pictures_from"].startswith("its data set")
+
+
+def test_int8_is_smaller_in_type_and_nearly_as_right(context: Context) -> None:
+    model = a_model(context)
+    job = ended(context, model, "onnx-int8", max_accuracy_drop=0.05)
+    content, report = made(context, job)
+    network = onnx.load_from_string(content)
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in network.graph.initializer}
+    for node in network.graph.node:
+        if node.op_type == "QuantizeLinear":  # activations: unsigned, one scale for the tensor
+            assert (tensors[node.input[2]].dtype, tensors[node.input[2]].shape) == (np.uint8, ())
+    weights = [value for name, value in tensors.items() if name.endswith(".weight_quantized")]
+    scales = [value for name, value in tensors.items() if name.endswith(".weight_scale")]
+    assert len(weights) == 3
+    assert all(value.dtype == np.int8 and abs(value.astype(int)).max() <= 64 for value in weights)
+    assert [len(value) for value in scales] == [len(value) for value in weights]  # by output channel
+    assert not any(node.op_type == "BatchNormalization" for node in network.graph.node)
+    assert {prop.key for prop in network.metadata_props} >= {"labels", "genotype"}
+    images = trained_digits().images
+    targets = images.targets[images.validation]
+    accuracy = float((scores_of(content, images.pixels[images.validation]).argmax(1) == targets).mean())
+    assert report["accuracy_int8"] == accuracy
+    assert report["accuracy_drop"] == report["accuracy"] - accuracy <= 0.05
+    assert (report["calibration_pictures"], report["validation_pictures"]) == (256, 50)
+    assert 0 < report["max_difference_from_model"] < 0.5
+    with context.sessions.begin() as session:
+        found = exports.newest_int8(session, model.id)
+        assert found is not None
+        assert (found.job_id, found.sha256.hex()) == (job.id, (job.result or {})["sha256"])
+
+
+def test_int8_that_loses_more_than_is_allowed_is_refused_with_both_figures() -> None:
+    """Calibrated on black pictures it clips everything that is brighter."""
+    answer = trained_digits()
+    images = answer.images
+    pixels = images.pixels.copy()
+    pixels[images.train] = 0
+    dark = Images.of(pixels, scores_of(answer.onnx, pixels).argmax(1), images.splits, images.labels)
+    said = (
+        r"loses 0\.\d+ of its accuracy \(1\.0000 to 0\.\d+ on 50 validation pictures\); max_accuracy_drop allows 0\.2"
+    )
+    with pytest.raises(RefusedError, match=said):
+        export(subject(), Data(dark), "onnx-int8", {"max_accuracy_drop": 0.2})
+
+
+def test_a_model_without_its_data_is_compared_on_random_pictures_and_not_quantised(context: Context) -> None:
+    model = a_model(context)
+    with context.sessions.begin() as session:
+        session.execute(update(Model).values(search_id=None))
+        dataset = session.query(Dataset).one()
+        search = models.get(session, model.id)
+        assert search.version_id is not None
+        session.execute(update(Model).values(version_id=None))
+        assert dataset.versions
+    _, report = made(context, ended(context, model, "onnx"))
+    assert report["pictures_from"] == "random, as its data set was deleted"
+    assert report["max_difference"] <= 1e-3
+    assert "data set that it was trained on was deleted" in refusal(ended(context, model, "onnx-int8"))
+
+
+def test_a_model_that_is_deleted_meanwhile_is_refused_by_name(context: Context) -> None:
+    model = a_model(context)
+    with context.sessions.begin() as session:
+        job, _ = exports.ask(session, session.get_one(Model, model.id), "onnx", {})
+        session.delete(session.get_one(Model, model.id))
+    running.run(context, job.id, WORKER)
+    with context.sessions.begin() as session:
+        assert "digits-net@1" in refusal(jobs.get(session, job.id))
+
+
+@pytest.mark.parametrize("damaged", ["weights", "onnx"])
+def test_a_damaged_file_is_refused_and_named(context: Context, damaged: str) -> None:
+    model = a_model(context)
+    digest = getattr(model, f"{damaged}_sha256")
+    with context.sessions.begin() as session:
+        session.connection().exec_driver_sql(
+            "UPDATE blob_chunks SET data = set_byte(data, 9, 0) WHERE sha256 = %s", (digest,)
+        )
+    said = refusal(ended(context, model, "onnx"))
+    assert "digits-net@1" in said
+    assert digest.hex() in said
+
+
+def test_a_fresh_process_has_none_of_our_packages(tmp_path: Path) -> None:
+    run_alone("import numpy, onnxruntime, torch", tmp_path)
+    for name in ("search.export", "netwright", "ingest", "store.blobs"):
+        with pytest.raises(FreshError, match="is not to be had"):
+            run_alone(f"import {name}", tmp_path)
