@@ -42,7 +42,7 @@ def add_to(document: dict[str, Any]) -> None:
     document.setdefault("components", {}).setdefault("schemas", {}).update(defined["$defs"])
     for noun, parameter, what in (
         ("deployments", "deployment", "the deployment's name or id"),
-        ("models", "model", "the model's name (its newest version), name@version, or id"),
+        ("models", "model", "the model's name (its newest version), name@version, name@alias, or id"),
     ):
         document.setdefault("paths", {})[f"/v1/{noun}/{{{parameter}}}/predict"] = {
             "post": _operation(noun, parameter, what)
