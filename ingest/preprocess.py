@@ -106,11 +106,23 @@ def to_array(data: bytes, preprocessing: Preprocessing, limits: Limits | None = 
     with _open(data, limits or Limits()) as (image, _):
         image.draft(None, (REDUCE_GAP * side, REDUCE_GAP * side))  # JPEG: decoded at 1/2, 1/4, 1/8 where that is enough
         image.load()
-        small = _squash(image, side, channels)
+        small = _squash(image, (side, side), channels)
         turn = _TURNS.get(_orientation(image))
         if turn is not None:
             small = small.transpose(turn)  # the same before and after squashing, and cheaper after
         return np.asarray(small, np.uint8).reshape(side, side, channels)
+
+
+def preview(data: bytes, longest: int, limits: Limits | None = None) -> Image.Image:
+    """The picture for people: upright, RGB, as it is or reduced to `longest` pixels. Raises UnreadableImageError."""
+    with _open(data, limits or Limits()) as (image, _):
+        scale = min(1.0, longest / max(image.size))
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image.draft(None, (REDUCE_GAP * size[0], REDUCE_GAP * size[1]))
+        image.load()
+        small = _squash(image, size, 3)
+        turn = _TURNS.get(_orientation(image))
+        return small.copy() if turn is None else small.transpose(turn)  # a copy: `image` is closed here
 
 
 def misnamed(path: str, kind: str) -> str | None:
@@ -185,20 +197,20 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _squash(image: Image.Image, side: int, channels: int) -> Image.Image:
-    """`image` in mode L or RGB, `side` × `side`, without ever holding a second picture of its size."""
+def _squash(image: Image.Image, size: tuple[int, int], channels: int) -> Image.Image:
+    """`image` in mode L or RGB, of `size` (width, height), without ever holding a second picture of its size."""
     width, height = image.size
-    by = (max(1, width // (REDUCE_GAP * side)), max(1, height // (REDUCE_GAP * side)))
+    by = (max(1, width // (REDUCE_GAP * size[0])), max(1, height // (REDUCE_GAP * size[1])))
     if by == (1, 1) and width * height <= STRIP_PIXELS:
         flat = _flatten(image, channels)
-        return flat if flat.size == (side, side) else flat.resize((side, side), Image.Resampling.BICUBIC)
+        return flat if flat.size == size else flat.resize(size, Image.Resampling.BICUBIC)
     flat = Image.new("L" if channels == 1 else "RGB", (-(-width // by[0]), -(-height // by[1])))
     rows = by[1] * max(1, STRIP_PIXELS // (width * by[1]))
     for top in range(0, height, rows):
         strip = _flatten(image.crop((0, top, width, min(height, top + rows))), channels)
         flat.paste(strip.reduce(by), (0, top // by[1]))
     box = (0.0, 0.0, width / by[0], height / by[1])  # the last column and row may stand for less than a whole block
-    return flat.resize((side, side), Image.Resampling.BICUBIC, box=box)
+    return flat.resize(size, Image.Resampling.BICUBIC, box=box)
 
 
 def _flatten(image: Image.Image, channels: int) -> Image.Image:

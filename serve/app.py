@@ -1,17 +1,18 @@
 """The inference runtime as an ASGI app: alone behind a load balancer, or beside the API in one server."""
 
 import asyncio
+import base64
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from sqlalchemy import text
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -19,8 +20,9 @@ from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 from starlette.types import Scope
 
-from serve import metrics
+from serve import explain, metrics
 from serve.capacity import Capacity, Room
+from serve.explain import Explainer
 from serve.fresh import DATABASE_AWAY, OutageError
 from serve.inputs import body_of, parse
 from serve.keys import Keys
@@ -38,12 +40,12 @@ READY_S = 2.0  # for the database to answer /readyz
 SCORE_DIGITS = 6  # float32 has hardly more
 CLIENT_CLOSED = 499  # nginx's word for it; the client never sees it, the metrics do
 
-_PREDICT = re.compile(r"/v1/(?:deployments|models)/[^/]+/predict")
+_CLAIMED = re.compile(r"/v1/(?:deployments|models)/[^/]+/(?:predict|explain)")
 
 
 def claims(scope: Scope) -> bool:
     """Whether a request is one of those that this app answers when it stands beside the API."""
-    return scope["type"] == "http" and _PREDICT.fullmatch(scope["path"]) is not None
+    return scope["type"] == "http" and _CLAIMED.fullmatch(scope["path"]) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Service:
     capacity: Capacity
     keys: Keys
     predictor: Predictor
+    explainer: Explainer
     decoders: ThreadPoolExecutor
     lookups: ThreadPoolExecutor
     bodies: Room
@@ -85,6 +88,7 @@ def create_app(settings: Settings, capacity: Capacity | None = None) -> Starlett
             capacity=limits,
             keys=Keys(sessions, lookups),
             predictor=Predictor(Registry(sessions, lookups), runtime, decoders, pictures),
+            explainer=Explainer(runtime, decoders, pictures, limits),
             decoders=decoders,
             lookups=lookups,
             bodies=Room(limits.bodies_max_bytes, "bytes of requests"),
@@ -104,6 +108,8 @@ def create_app(settings: Settings, capacity: Capacity | None = None) -> Starlett
         routes=[
             HttpRoute("/v1/deployments/{reference}/predict", predict_deployment, methods=["POST"]),
             HttpRoute("/v1/models/{reference}/predict", predict_model, methods=["POST"]),
+            HttpRoute("/v1/deployments/{reference}/explain", explain_deployment, methods=["POST"]),
+            HttpRoute("/v1/models/{reference}/explain", explain_model, methods=["POST"]),
             HttpRoute("/healthz", healthz),
             HttpRoute("/readyz", readyz),
             HttpRoute("/metrics", expose_metrics),
@@ -126,15 +132,26 @@ async def _unload_idle(runtime: Runtime) -> None:
 
 
 async def predict_deployment(request: Request) -> Response:
-    return await _predict(request, Kind.DEPLOYMENT)
+    return await _counted(request, Kind.DEPLOYMENT, metrics.REQUESTS, _predict)
 
 
 async def predict_model(request: Request) -> Response:
-    return await _predict(request, Kind.MODEL)
+    return await _counted(request, Kind.MODEL, metrics.REQUESTS, _predict)
 
 
-async def _predict(request: Request, kind: Kind) -> Response:
-    """Counts what `_answer` does."""
+async def explain_deployment(request: Request) -> Response:
+    return await _counted(request, Kind.DEPLOYMENT, metrics.EXPLANATIONS, _explain)
+
+
+async def explain_model(request: Request) -> Response:
+    return await _counted(request, Kind.MODEL, metrics.EXPLANATIONS, _explain)
+
+
+Answer = Callable[[Service, Route, str, Request], Awaitable[Response]]
+
+
+async def _counted(request: Request, kind: Kind, counter: Counter, answer: Answer) -> Response:
+    """Checks the key, finds where the request goes, and counts what `answer` does."""
     target = f"{kind}/-"  # until it is known that there is such a thing: a stranger must not make up labels
     status = 500
     try:
@@ -142,7 +159,7 @@ async def _predict(request: Request, kind: Kind) -> Response:
         await service.keys.check(request.headers)
         route = await service.predictor.route(kind, request.path_params["reference"])
         target = f"{kind}/{route.name}"
-        reply = await _answer(service, route, target, request)
+        reply = await answer(service, route, target, request)
         status = reply.status_code
         return reply
     except ProblemError as problem:
@@ -152,10 +169,10 @@ async def _predict(request: Request, kind: Kind) -> Response:
         status = CLIENT_CLOSED
         return Response(status_code=CLIENT_CLOSED)
     finally:
-        metrics.REQUESTS.labels(target, str(status)).inc()
+        counter.labels(target, str(status)).inc()
 
 
-async def _answer(service: Service, route: Route, target: str, request: Request) -> Response:
+async def _predict(service: Service, route: Route, target: str, request: Request) -> Response:
     request_id = request_id_of(request.scope)
     async with body_of(request.receive, request.headers, service.capacity, service.bodies) as body:
         began = time.perf_counter()
@@ -168,6 +185,37 @@ async def _answer(service: Service, route: Route, target: str, request: Request)
     return _json(
         {
             "predictions": [prediction(picture, version.labels, ask.top_k) for picture in scores],
+            "model": {"id": version.id, "name": version.name, "version": version.number},
+            "deployment": route.name if route.kind is Kind.DEPLOYMENT else None,
+            "request_id": request_id,
+            "latency_ms": round(seconds * 1000, 3),
+        }
+    )
+
+
+async def _explain(service: Service, route: Route, target: str, request: Request) -> Response:
+    request_id = request_id_of(request.scope)
+    async with body_of(request.receive, request.headers, service.capacity, service.bodies) as body:
+        began = time.perf_counter()
+        question = await explain.parse(body, request.headers, request.query_params, service.decoders)
+        version = route.choose(request_id)
+        found = await service.explainer.explain(version, question, request.receive)
+    seconds = time.perf_counter() - began
+    metrics.EXPLAIN_LATENCY.labels(target).observe(seconds)
+    if explain.wants_png(request.headers.get("accept", "")):
+        return Response(found.overlay, media_type="image/png")
+    return _json(
+        {
+            "label": version.labels[found.label],
+            "score": round(found.score, SCORE_DIGITS),
+            "predicted": version.labels[found.predicted],
+            "method": "occlusion",
+            "side": found.plan.side,
+            "patch": found.plan.patch,
+            "stride": found.plan.stride,
+            "fill": found.plan.fill,
+            "grid": (found.grid.round(SCORE_DIGITS) + 0.0).tolist(),
+            "overlay": base64.b64encode(found.overlay).decode(),
             "model": {"id": version.id, "name": version.name, "version": version.number},
             "deployment": route.name if route.kind is Kind.DEPLOYMENT else None,
             "request_id": request_id,

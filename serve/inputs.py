@@ -6,10 +6,11 @@ The content of a picture says what it is; the Content-Type only says how the bod
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 
 from pydantic import ValidationError
 from python_multipart.multipart import parse_options_header
@@ -19,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from serve.capacity import KIB, MIB, Capacity, Room
-from serve.schemas import DEFAULT_TOP_K, MAX_INSTANCES, MAX_TOP_K, PredictRequest
+from serve.schemas import DEFAULT_TOP_K, MAX_INSTANCES, MAX_TOP_K, Instance, PredictRequest
 from web.problems import Fault, ProblemError, from_validation, invalid
 
 INLINE_BYTES = 32 * KIB  # JSON up to this size is read on the event loop: in less time than a thread takes to wake
@@ -82,8 +83,16 @@ def _too_large(size: str, capacity: Capacity) -> ProblemError:
     )
 
 
-async def parse(body: bytes, headers: Headers, top_k: str | None, executor: Executor) -> Ask:
-    """What the request asks. `top_k` is the query parameter. Raises ProblemError 415 or 422."""
+class Layout(StrEnum):
+    """How a body is laid out."""
+
+    RAW = "raw"
+    FORM = "form"
+    JSON = "json"
+
+
+def layout_of(headers: Headers) -> Layout:
+    """What the headers say of the body. Raises ProblemError 415."""
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"", "identity"}:
         raise ProblemError(
@@ -91,19 +100,36 @@ async def parse(body: bytes, headers: Headers, top_k: str | None, executor: Exec
         )
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json" or kind.endswith("+json"):
-        if top_k is not None:
-            raise invalid([Fault("top_k", "give it in the JSON body, not in the URL", top_k)])
-        if len(body) <= INLINE_BYTES:
-            return _from_json(body)
-        return await asyncio.get_running_loop().run_in_executor(executor, _from_json, body)
+        return Layout.JSON
     if kind == "multipart/form-data":
-        return await _from_form(body, headers, top_k)
+        return Layout.FORM
     # curl --data-binary says x-www-form-urlencoded unless told otherwise, and clients without an opinion say nothing
     if kind.startswith("image/") or kind in {"", "application/octet-stream", "application/x-www-form-urlencoded"}:
-        if not body:
-            raise ProblemError(422, "no-picture", f"the body is empty; send {ACCEPTED}")
-        return Ask((body,), ("body",), _top_k(top_k))
+        return Layout.RAW
     raise ProblemError(415, "unsupported-content-type", f"Content-Type {kind!r} is not accepted; send {ACCEPTED}")
+
+
+async def parse(body: bytes, headers: Headers, top_k: str | None, executor: Executor) -> Ask:
+    """What the request asks. `top_k` is the query parameter. Raises ProblemError 415 or 422."""
+    match layout_of(headers):
+        case Layout.JSON:
+            if top_k is not None:
+                raise invalid([Fault("top_k", "give it in the JSON body, not in the URL", top_k)])
+            if len(body) <= INLINE_BYTES:
+                return _from_json(body)
+            return await asyncio.get_running_loop().run_in_executor(executor, _from_json, body)
+        case Layout.FORM:
+            form = await read_form(body, headers, ("top_k",))
+            return Ask(form.pictures, form.names, _top_k(form.texts.get("top_k", top_k)))
+        case Layout.RAW:
+            return Ask((some_picture(body),), ("body",), _top_k(top_k))
+
+
+def some_picture(body: bytes) -> bytes:
+    """The body, which is a picture. Raises ProblemError 422 when it is empty."""
+    if not body:
+        raise ProblemError(422, "no-picture", f"the body is empty; send {ACCEPTED}")
+    return body
 
 
 def _from_json(body: bytes) -> Ask:
@@ -111,17 +137,22 @@ def _from_json(body: bytes) -> Ask:
         asked = PredictRequest.model_validate_json(body)
     except ValidationError as error:
         raise from_validation(error) from None
-    pictures, faults = [], []
-    for place, instance in enumerate(asked.instances):
-        try:
-            pictures.append(base64.b64decode(instance.encoded, validate=True))
-        except (binascii.Error, ValueError) as error:
-            field = f"instances[{place}].{'image.b64' if instance.image else 'b64'}"
-            faults.append(Fault(field, f"is not base64: {error}", instance.encoded[:40]))
+    decoded = [decoded_base64(instance, f"instances[{place}].") for place, instance in enumerate(asked.instances)]
+    pictures = tuple(each for each in decoded if isinstance(each, bytes))
+    faults = [each for each in decoded if isinstance(each, Fault)]
     if faults:
         raise invalid(faults)
     fields = tuple(f"instances[{place}]" for place in range(len(pictures)))
-    return Ask(tuple(pictures), fields, asked.top_k)
+    return Ask(pictures, fields, asked.top_k)
+
+
+def decoded_base64(instance: Instance, within: str) -> bytes | Fault:
+    """The bytes of a picture in JSON; what is wrong with it, in the field that begins with `within`."""
+    try:
+        return base64.b64decode(instance.encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        field = f"{within}{'image.b64' if instance.image else 'b64'}"
+        return Fault(field, f"is not base64: {error}", instance.encoded[:40])
 
 
 class _MemoryParser(MultiPartParser):
@@ -130,7 +161,20 @@ class _MemoryParser(MultiPartParser):
     spool_max_size = 1 << 62
 
 
-async def _from_form(body: bytes, headers: Headers, top_k: str | None) -> Ask:
+@dataclass(frozen=True, slots=True)
+class Form:
+    """pictures: the files, as bytes. names: what the caller calls each. texts: the other fields."""
+
+    pictures: tuple[bytes, ...]
+    names: tuple[str, ...]
+    texts: Mapping[str, str]
+
+
+async def read_form(body: bytes, headers: Headers, known: Sequence[str]) -> Form:
+    """A multipart form with one picture at least. known: the fields it may have beside pictures.
+
+    Raises ProblemError 422.
+    """
     _, options = parse_options_header(headers["content-type"])
     if not options.get(b"boundary"):
         raise ProblemError(422, "invalid-form", "the Content-Type multipart/form-data names no boundary")
@@ -139,21 +183,23 @@ async def _from_form(body: bytes, headers: Headers, top_k: str | None) -> Ask:
         form = await parser.parse()
     except MultiPartException as error:
         raise ProblemError(422, "invalid-form", f"the form cannot be read: {error.message}") from None
-    pictures, fields, faults = [], [], []
+    pictures, names, texts, faults = list[bytes](), list[str](), dict[str, str](), list[Fault]()
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             pictures.append(await value.read())
-            fields.append(f"{name}[{len(pictures) - 1}] ({value.filename})" if value.filename else name)
-        elif name == "top_k":
-            top_k = value
+            names.append(f"{name}[{len(pictures) - 1}] ({value.filename})" if value.filename else name)
+        elif name in known:
+            texts[name] = value
         else:
-            faults.append(Fault(name, "is no field of a prediction; send pictures as files, and top_k", value))
+            faults.append(
+                Fault(name, f"is no field of this form; send pictures as files, and {', '.join(known)}", value)
+            )
     await form.close()
     if faults:
         raise invalid(faults)
     if not pictures:
         raise ProblemError(422, "no-picture", "the form has no file; with curl, send one as -F image=@picture.jpg")
-    return Ask(tuple(pictures), tuple(fields), _top_k(top_k))
+    return Form(tuple(pictures), tuple(names), texts)
 
 
 async def _once(body: bytes) -> AsyncGenerator[bytes, None]:

@@ -22,3 +22,12 @@ LOAD_SECONDS = Histogram(
     "From the database to warm.",
     buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )
+EXPLANATIONS = Counter(
+    "netwright_explain_requests_total", "Requests to explain a prediction, by target and status.", ["target", "status"]
+)
+EXPLAIN_LATENCY = Histogram(
+    "netwright_explain_latency_seconds",
+    "From the last byte of the request to the answer, of successful explanations.",
+    ["target"],
+    buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50),
+)

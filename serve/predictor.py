@@ -66,18 +66,17 @@ class Predictor:
             if alone and len(ask.pictures[0]) <= SMALL_BYTES and loaded.batcher.is_idle:
                 found = [await self._outcome(loaded, ask.pictures[0])]  # done before a departure could be noticed
             else:
-                async with _while_client_waits(receive):
+                async with while_client_waits(receive):
                     found = list(await asyncio.gather(*(self._outcome(loaded, picture) for picture in ask.pictures)))
         unreadable = [
-            Fault(field, f"{outcome.reason}; {outcome.mend}")
+            (field, outcome)
             for field, outcome in zip(ask.fields, found, strict=True)
             if isinstance(outcome, UnreadableImageError)
         ]
         if unreadable and alone:
-            fault = unreadable[0]
-            raise ProblemError(422, "unreadable-picture", f"the picture {fault.message}", faults=unreadable)
+            raise unreadable_picture(*unreadable[0])
         if unreadable:
-            raise invalid(unreadable)
+            raise invalid([_fault(field, error) for field, error in unreadable])
         return [outcome for outcome in found if not isinstance(outcome, UnreadableImageError)]
 
     async def _outcome(self, loaded: Loaded, picture: bytes) -> Scores | UnreadableImageError:
@@ -94,8 +93,18 @@ class Predictor:
         return scores
 
 
+def unreadable_picture(field: str, error: UnreadableImageError) -> ProblemError:
+    """422 for the one picture of a request."""
+    fault = _fault(field, error)
+    return ProblemError(422, "unreadable-picture", f"the picture {fault.message}", faults=[fault])
+
+
+def _fault(field: str, error: UnreadableImageError) -> Fault:
+    return Fault(field, f"{error.reason}; {error.mend}")
+
+
 @asynccontextmanager
-async def _while_client_waits(receive: Receive) -> AsyncIterator[None]:
+async def while_client_waits(receive: Receive) -> AsyncIterator[None]:
     """Cancels the block when the client goes away, and raises ClientDisconnect then."""
     working = asyncio.current_task()
     assert working is not None

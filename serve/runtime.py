@@ -72,6 +72,11 @@ class Network:
             if found != expected:
                 raise UnusableModelError(version, f"its file has {found} where {expected} belongs")
 
+    @property
+    def side(self) -> int:
+        """Of a picture as the network sees it, in pixels."""
+        return self._preprocessing.side
+
     def warm(self) -> None:
         """Run once at both ends of the batch size, so that no request pays for first-time work."""
         side, channels = self._preprocessing.side, self._preprocessing.channels

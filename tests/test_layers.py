@@ -15,6 +15,8 @@ import pytest
         ("ingest.build", "torch"),
         ("search.catalog", "torch"),
         ("search.runtime", "torch"),
+        ("search.occlusion", "torch"),
+        ("serve.app", "matplotlib"),
         ("search.source", "torch"),
         ("search.train", "sqlalchemy"),
         ("search.race", "celery"),

@@ -20,15 +20,7 @@ from tests.api.conftest import serving
 from tests.api.world import World
 
 # A page token, a name or an option of the right form may still be none: no schema says so.
-KNOWN = {
-    "dataset": "pets",
-    "search": "hunt",
-    "trial": "1",
-    "model": "hunt",
-    "version": 1,
-    "example": 0,
-    "alias": "champion",
-}
+KNOWN = {"dataset": "pets", "search": "hunt", "trial": "1", "model": "hunt", "version": 1, "example": 0}
 MEANT = positive_data_acceptance
 
 

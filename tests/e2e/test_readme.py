@@ -64,6 +64,9 @@ def test_every_line_of_serving_works_when_pasted(service: Service, folder: Path,
     replies = [json.loads(output) for line, output in printed.items() if "/predict" in line]
     assert [len(reply["predictions"]) for reply in replies] == [1, 2, 1]
     assert all(reply["predictions"][0] == replies[0]["predictions"][0] for reply in replies)
+    (explained,) = (json.loads(output) for line, output in printed.items() if "/explain?" in line)
+    assert (explained["label"], explained["predicted"]) == ("1", replies[0]["predictions"][0]["label"])
+    assert (folder / "overlay.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_line_of_the_quickstart_works_when_pasted(service: Service, tmp_path: Path) -> None:

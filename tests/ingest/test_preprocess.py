@@ -11,7 +11,7 @@ from PIL import Image
 
 from ingest.errors import UnreadableImageError
 from ingest.limits import Limits
-from ingest.preprocess import Preprocessing, Probe, decode, misnamed, probe, to_array
+from ingest.preprocess import Preprocessing, Probe, decode, misnamed, preview, probe, to_array
 from tests.ingest.samples import encoded, huge_png, noise, picture, zip_of
 
 RGB = Preprocessing(32, 3)
@@ -91,7 +91,10 @@ def test_exif_orientation_is_obeyed_and_the_same_by_both_ways(orientation: int) 
     turned = orientation >= 5
     assert (probe(data, LIMITS).width, probe(data, LIMITS).height) == ((20, 40) if turned else (40, 20))
     assert decode(data, 3).size == ((20, 40) if turned else (40, 20))
-    for gray in (to_array(data, GRAY)[..., 0], np.asarray(decode(data, 1).resize((32, 32)))):
+    assert preview(data, 20).size == ((10, 20) if turned else (20, 10))
+    ways = (to_array(data, GRAY)[..., 0], np.asarray(decode(data, 1).resize((32, 32))),
+            np.asarray(preview(data, 20).convert("L").resize((32, 32))))  # fmt: skip
+    for gray in ways:
         dark = {"left": gray[:, :12], "right": gray[:, 20:], "top": gray[:12], "bottom": gray[20:]}
         assert {side: bool(part.mean() < 60) for side, part in dark.items()} == {side: side == upright for side in dark}
 
