@@ -44,8 +44,7 @@ def smoothed(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     if sigma <= 0:
         return values
     rows, columns = (_gaussian(length, sigma) for length in values.shape)
-    blurred: NDArray[np.float32] = rows @ values @ columns.T
-    return blurred
+    return np.asarray(rows @ values @ columns.T, np.float32)
 
 
 def _gaussian(length: int, sigma: float) -> NDArray[np.float32]:
