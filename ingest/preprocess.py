@@ -125,6 +125,13 @@ def preview(data: bytes, longest: int, limits: Limits | None = None) -> Image.Im
         return small.copy() if turn is None else small.transpose(turn)  # a copy: `image` is closed here
 
 
+def squashed(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """A decoded, upright picture, uint8 (H, W, channels), as a network sees it: uint8 (side, side, channels)."""
+    side, channels = preprocessing.side, preprocessing.channels
+    image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    return np.asarray(_squash(image, (side, side), channels), np.uint8).reshape(side, side, channels)
+
+
 def misnamed(path: str, kind: str) -> str | None:
     """The extension of `path` when it promises another format than `kind`."""
     _, dot, extension = path.rpartition(".")

@@ -373,6 +373,14 @@ EXPORTS: Mapping[str, Entry] = {
         Entry(
             "onnx",
             "For ONNX Runtime and whatever else reads ONNX; any number of pictures at a time, labels as metadata.",
+            (
+                Option(
+                    "preprocessing",
+                    "boolean",
+                    False,
+                    "Take pictures of any height and width and resize them inside; otherwise as packed for training.",
+                ),
+            ),
         ),
         Entry(
             "onnx-int8",

@@ -1,18 +1,24 @@
 """A model becomes a file in another format: `search/exports/` does the work, this keeps job, rows and blobs."""
 
+import numpy as np
 import structlog
+from sqlalchemy import select
 
+from ingest.preprocess import decode
 from search.data import Images
-from search.exports import export
+from search.exports import compared_rows, export
 from search.exports.values import Data, RefusedError, Subject
 from store import blobs, exports
 from store.errors import CorruptBlobError
-from store.tables import DatasetVersion, Job, Model
+from store.tables import DatasetVersion, Example, Job, Model
 from worker.context import Context
 from worker.data import materialise
 from worker.held import Held, RefusedJobError
+from worker.imports import limits_of
 
 log = structlog.get_logger()
+
+ORIGINAL_PIXELS = 32 << 20  # of all files that one export decodes for comparison: some 100 MB of memory
 
 
 def run(context: Context, job: Job, held: Held) -> None:
@@ -69,4 +75,23 @@ def run(context: Context, job: Job, held: Held) -> None:
 
 
 def _data(context: Context, version: DatasetVersion, subject: Subject) -> Data:
-    return Data(Images.open(materialise(context, version), subject.labels))
+    """The pictures of the version: packed ones all, and of those that are compared the files, decoded."""
+    images = Images.open(materialise(context, version), subject.labels)
+    numbers = [int(number) for number in compared_rows(images)]
+    with context.sessions.begin() as session:
+        examples = {
+            example.number: example
+            for example in session.scalars(
+                select(Example).where(Example.version_id == version.id, Example.number.in_(numbers))
+            )
+        }
+    originals, packed, pixels = [], [], 0
+    for example in (examples[number] for number in numbers if number in examples):
+        pixels += example.width * example.height
+        if pixels > ORIGINAL_PIXELS:
+            break
+        file = context.objects.read(version.shard_keys[example.shard], example.shard_offset, example.shard_length)
+        image = np.asarray(decode(file, subject.channels, limits_of(context.settings)), np.uint8)
+        originals.append(image.reshape(*image.shape[:2], subject.channels))
+        packed.append(images.pixels[example.number])
+    return Data(images, originals, packed)

@@ -12,21 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import catalog
+from search.data import Images
 from search.exports import onnx_files
 from search.exports.fresh import answers
-from search.exports.values import Data, Format, Subject, scores_of
+from search.exports.values import MAX_DIFFERENCE, Data, DifferenceError, Format, Subject, scores_of
 
 COMPARED = 64  # pictures
-MAX_DIFFERENCE = 1e-3  # of a score between 0 and 1; float32 arithmetic in another order stays far below
 
 FORMATS: Mapping[str, Format] = {
     "onnx": onnx_files.plain,
     "onnx-int8": onnx_files.int8,
 }
-
-
-class DifferenceError(RuntimeError):
-    """An export answers otherwise than the model: a fault of the conversion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +33,11 @@ class Exported:
     name: str
     media_type: str
     report: Mapping[str, Any]
+
+
+def compared_rows(images: Images) -> NDArray[np.int64]:
+    """Validation pictures, then training pictures: up to 64."""
+    return np.concatenate([images.validation, images.train])[:COMPARED]
 
 
 def compared_pictures(subject: Subject, data: Data | None) -> tuple[NDArray[np.uint8], str]:

@@ -12,10 +12,15 @@ from search.data import Images
 from search.runtime import INPUT, OUTPUT, session_options, threads
 
 Scores = NDArray[np.float32]
+MAX_DIFFERENCE = 1e-3  # of a score between 0 and 1; float32 arithmetic in another order stays far below
 
 
 class RefusedError(ValueError):
     """The model cannot be had in this format with these options; the message says why and what would help."""
+
+
+class DifferenceError(RuntimeError):
+    """An export answers otherwise than the model: a fault of the conversion."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from sqlalchemy import update
 
+from ingest.preprocess import Preprocessing, squashed
 from search.data import Images
 from search.exports import export
 from search.exports.fresh import FreshError, run_alone
@@ -166,3 +167,17 @@ def test_a_fresh_process_has_none_of_our_packages(tmp_path: Path) -> None:
     for name in ("search.export", "netwright", "ingest", "store.blobs"):
         with pytest.raises(FreshError, match="is not to be had"):
             run_alone(f"import {name}", tmp_path)
+
+
+def test_pictures_of_any_size_are_resized_inside_as_for_the_training(context: Context) -> None:
+    job = ended(context, a_model(context), "onnx", preprocessing=True)
+    content, report = made(context, job)
+    assert report["max_difference"] <= 1e-3
+    assert report["preprocessing"]["max_pixel_difference"] == 0
+    assert report["preprocessing"]["max_score_difference"] <= 1e-3
+    assert report["preprocessing"]["largest"] == [84, 254]
+    answer = trained_digits()
+    large = np.random.default_rng(1).integers(0, 256, (2, 300, 170, 1), np.uint8)
+    small = np.stack([squashed(picture, Preprocessing(SIDE, 1)) for picture in large])
+    np.testing.assert_allclose(scores_of(content, large), scores_of(answer.onnx, small), atol=1e-5)
+    assert {prop.key for prop in onnx.load_from_string(content).metadata_props} >= {"labels", "genotype"}
