@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 MAX_WAIT_S = 60.0
 REFERENCE_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
-MODEL_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[1-9][0-9]{0,8})?$"
+MODEL_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@([1-9][0-9]{0,8}|[A-Za-z][A-Za-z0-9._-]{0,62}))?$"
 REFERENCE = re.compile(MODEL_PATTERN)
 
 
@@ -66,9 +66,9 @@ Name = Annotated[
 
 
 Reference = Annotated[
-    str, AfterValidator(_reference), Field(max_length=75, json_schema_extra={"pattern": MODEL_PATTERN})
+    str, AfterValidator(_reference), Field(max_length=127, json_schema_extra={"pattern": MODEL_PATTERN})
 ]
-"""An id or a name, in a body or a query; of a model also name@version."""
+"""An id or a name, in a body or a query; of a model also name@version or name@alias."""
 
 Text = Annotated[str, AfterValidator(_text), Field(json_schema_extra={"pattern": "^[^\\u0000]*$"})]
 """Anything that Postgres can store."""
@@ -83,7 +83,13 @@ TrialId = Annotated[str, Field(pattern="^tr_[0-9a-f]{32}$")]
 
 ModelRef = Annotated[
     str,
-    Path(pattern=MODEL_PATTERN, description="A version's id, the model's name (its newest version), or name@version."),
+    Path(
+        pattern=MODEL_PATTERN,
+        description="A version's id, the model's name (its newest version), name@version or name@alias.",
+    ),
+]
+AliasRef = Annotated[
+    str, Path(pattern="^[A-Za-z][A-Za-z0-9._-]{0,62}$", description="The alias; it begins with a letter.")
 ]
 ExportRef = Annotated[str, Path(pattern="^ex_[0-9a-f]{32}$", description="The export's id.")]
 DeploymentRef = Annotated[str, Path(pattern=REFERENCE_PATTERN, description="The deployment's id or name.")]

@@ -74,7 +74,7 @@ def add_to(document: dict[str, Any]) -> None:
     document.setdefault("components", {}).setdefault("schemas", {}).update(defined["$defs"])
     for noun, parameter, what in (
         ("deployments", "deployment", "the deployment's name or id"),
-        ("models", "model", "the model's name (its newest version), name@version, or id"),
+        ("models", "model", "the model's name (its newest version), name@version, name@alias, or id"),
     ):
         paths = document.setdefault("paths", {})
         paths[f"/v1/{noun}/{{{parameter}}}/predict"] = {"post": _predict(noun, parameter, what)}

@@ -7,7 +7,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from store import models
+from store import aliases, models
 from store.datasets import check_name
 from store.errors import ConflictError, NotFoundError, RefusedError
 from store.ids import is_id, new_id
@@ -17,7 +17,7 @@ from store.tables import Deployment, DeploymentTarget
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A model by any reference, and its share of the requests in per cent."""
+    """A model by any reference, and its share of the requests in per cent. `name@alias` follows the alias."""
 
     model: str
     weight: int = 100
@@ -27,11 +27,23 @@ def _set_targets(session: Session, deployment: Deployment, targets: Sequence[Tar
     total = sum(target.weight for target in targets)
     if total != 100:
         raise RefusedError(f"the weights of the targets add up to {total}; they must add up to 100", "targets")
-    rows = {models.get(session, target.model).id: target.weight for target in targets}
-    if len(rows) != len(targets):
+    rows = [
+        DeploymentTarget(number=number, weight=target.weight, **_named(session, target.model))
+        for number, target in enumerate(targets)
+    ]
+    if len({(row.model_id, row.alias_name, row.alias) for row in rows}) != len(rows):
         raise RefusedError("two targets name the same model; give it one weight", "targets")
-    deployment.targets = [DeploymentTarget(model_id=model, weight=weight) for model, weight in rows.items()]
+    deployment.targets = rows
     session.flush()
+
+
+def _named(session: Session, reference: str) -> dict[str, str]:
+    """What of a target's row says which model: its id, or the alias that it follows. Raises NotFoundError."""
+    name, at, which = reference.partition("@")
+    if at and models.NUMBER.fullmatch(which) is None:
+        found = aliases.get(session, name, which)
+        return {"alias_name": found.name, "alias": found.alias}
+    return {"model_id": models.get(session, reference).id}
 
 
 def create(session: Session, name: str, targets: Sequence[Target]) -> Deployment:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from store import blobs, events
@@ -20,11 +20,12 @@ from store.tables import (
     Evaluation,
     Export,
     Model,
+    ModelAlias,
     Search,
     Trial,
 )
 
-REFERENCE = re.compile(r"^(?P<name>[^@]+)@(?P<number>[1-9][0-9]{0,8})$")
+NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +98,18 @@ def register(session: Session, search: Search, trial: Trial, trained: Trained) -
 
 
 def get(session: Session, reference: str) -> Model:
-    """By id, by name (its newest version) or as `name@3`. Raises NotFoundError."""
+    """By id, by name (its newest version), as `name@3` or as `name@alias`. Raises NotFoundError."""
     statement = select(Model)
+    name, at, which = reference.partition("@")
     if is_id("model", reference):
         statement = statement.where(Model.id == reference)
-    elif numbered := REFERENCE.match(reference):
-        statement = statement.where(Model.name == numbered["name"], Model.number == int(numbered["number"]))
+    elif NUMBER.fullmatch(which):
+        statement = statement.where(Model.name == name, Model.number == int(which))
+    elif at:
+        named = and_(ModelAlias.name == Model.name, ModelAlias.number == Model.number)
+        statement = statement.join(ModelAlias, named).where(ModelAlias.name == name, ModelAlias.alias == which)
     else:
-        statement = statement.where(Model.name == reference).order_by(Model.number.desc()).limit(1)
+        statement = statement.where(Model.name == name).order_by(Model.number.desc()).limit(1)
     model = session.scalars(statement).one_or_none()
     if model is None:
         raise NotFoundError("model", reference)
@@ -141,37 +146,58 @@ def datasets_of(session: Session, found: Sequence[Model]) -> dict[str, tuple[str
 
 
 def deployments_of(session: Session, found: Sequence[Model]) -> dict[str, list[str]]:
-    """The names of the deployments that send requests to each model, by its id."""
+    """The names of the deployments that send requests to each model, by its id: to that version or to its alias."""
     names: dict[str, list[str]] = {}
-    rows = session.execute(
-        select(DeploymentTarget.model_id, Deployment.name)
-        .join(Deployment, Deployment.id == DeploymentTarget.deployment_id)
-        .where(DeploymentTarget.model_id.in_([model.id for model in found]))
-        .order_by(Deployment.name)
-    )
-    for model_id, name in rows:
+    for model_id, name in session.execute(_answering([model.id for model in found])):
         names.setdefault(model_id, []).append(name)
     return names
+
+
+def _answering(ids: Sequence[str]) -> Select[str, str]:
+    """(a model's id, the name of a deployment that it answers), each pair once."""
+    followed = and_(ModelAlias.name == DeploymentTarget.alias_name, ModelAlias.alias == DeploymentTarget.alias)
+    answers = or_(
+        Model.id == DeploymentTarget.model_id,
+        and_(Model.name == ModelAlias.name, Model.number == ModelAlias.number),
+    )
+    return (
+        select(Model.id, Deployment.name)
+        .select_from(DeploymentTarget)
+        .join(Deployment, Deployment.id == DeploymentTarget.deployment_id)
+        .outerjoin(ModelAlias, followed)
+        .join(Model, answers)
+        .where(Model.id.in_(ids))
+        .distinct()
+        .order_by(Deployment.name)
+    )
 
 
 def evaluations(session: Session, model: Model) -> Sequence[Evaluation]:
     return session.scalars(select(Evaluation).where(Evaluation.model_id == model.id).order_by(Evaluation.id)).all()
 
 
-def deployed_as(session: Session, model: Model) -> Sequence[str]:
-    """The names of the deployments that send requests to it."""
-    return session.scalars(
-        select(Deployment.name).join(DeploymentTarget).where(DeploymentTarget.model_id == model.id)
-    ).all()
+def listed(noun: str, names: Sequence[str]) -> str:
+    """For messages: `the deployments 'a', 'b'`."""
+    plural = "" if len(names) == 1 else "es" if noun.endswith("s") else "s"
+    return f"the {noun}{plural} {', '.join(map(repr, names))}"
 
 
 def delete(session: Session, model: Model) -> int:
-    """Delete one version; returns the bytes freed at the next sweep. Raises ConflictError, naming the deployments."""
+    """Delete one version; returns the bytes freed at the next sweep.
+
+    Raises ConflictError, naming the deployments that it answers, the aliases that name it, the search that builds on it.
+    """
     session.refresh(model, with_for_update=True)
-    if names := deployed_as(session, model):
+    if names := deployments_of(session, [model]).get(model.id):
         raise ConflictError(
-            f"model {model.name}@{model.number} answers the deployment {names[0]!r}; "
+            f"model {model.name}@{model.number} answers {listed('deployment', names)}; "
             "point that elsewhere or delete it first"
+        )
+    named = select(ModelAlias.alias).where(ModelAlias.name == model.name, ModelAlias.number == model.number)
+    if held := session.scalars(named.order_by(ModelAlias.alias)).all():
+        raise ConflictError(
+            f"model {model.name}@{model.number} has {listed('alias', held)}; move that to another version or delete "
+            "it first"
         )
     working = session.scalars(
         select(Search).where(Search.model_id == model.id, Search.ended_at.is_(None))

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Enum,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     LargeBinary,
     MetaData,
@@ -341,6 +342,26 @@ class Model(Base):
     )
 
 
+class ModelAlias(Base):
+    """A movable name for one version of a model: `flowers@champion`."""
+
+    __tablename__ = "model_aliases"
+
+    name: Mapped[str] = mapped_column(primary_key=True)  # the model's
+    alias: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int]
+    revision: Mapped[int] = mapped_column(server_default="1")
+    created_at: Mapped[datetime] = created_column()
+    updated_at: Mapped[datetime] = created_column()
+
+    model: Mapped[Model] = relationship(viewonly=True)
+
+    __table_args__ = (
+        ForeignKeyConstraint(["name", "number"], ["models.name", "models.number"]),
+        Index(None, "name", "number"),
+    )
+
+
 class Evaluation(Base):
     """A model on a split."""
 
@@ -398,20 +419,40 @@ class Deployment(Base):
     updated_at: Mapped[datetime] = created_column()
 
     targets: Mapped[list["DeploymentTarget"]] = relationship(
-        cascade="all, delete-orphan", passive_deletes=True, order_by="DeploymentTarget.model_id"
+        cascade="all, delete-orphan", passive_deletes=True, order_by="DeploymentTarget.number"
     )
 
 
 class DeploymentTarget(Base):
+    """A version that stays, or an alias that is followed."""
+
     __tablename__ = "deployment_targets"
 
     deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id", ondelete="CASCADE"), primary_key=True)
-    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)  # in the order they were given
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
+    alias_name: Mapped[str | None]
+    alias: Mapped[str | None]
     weight: Mapped[int]  # per cent of the requests
 
-    model: Mapped[Model] = relationship()
+    fixed: Mapped[Model | None] = relationship()
+    followed: Mapped[ModelAlias | None] = relationship()
 
-    __table_args__ = (CheckConstraint("weight BETWEEN 1 AND 100", "weight"), Index(None, "model_id"))
+    __table_args__ = (
+        ForeignKeyConstraint(["alias_name", "alias"], ["model_aliases.name", "model_aliases.alias"]),
+        CheckConstraint("(model_id IS NULL) = (alias IS NOT NULL)", "one_model"),
+        CheckConstraint("(alias IS NULL) = (alias_name IS NULL)", "whole_alias"),
+        CheckConstraint("weight BETWEEN 1 AND 100", "weight"),
+        Index(None, "model_id"),
+        Index(None, "alias_name", "alias"),
+    )
+
+    @property
+    def model(self) -> Model:
+        """The version that answers now."""
+        found = self.fixed if self.followed is None else self.followed.model
+        assert found is not None
+        return found
 
 
 class Event(Base):

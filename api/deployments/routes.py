@@ -24,7 +24,13 @@ def deployment_view(deployment: tables.Deployment) -> Deployment:
         name=deployment.name,
         state=deployment.state.value,
         targets=[
-            Target(id=target.model_id, model=target.model.name, version=target.model.number, weight=target.weight)
+            Target(
+                id=target.model.id,
+                model=target.model.name,
+                version=target.model.number,
+                alias=target.alias,
+                weight=target.weight,
+            )
             for target in deployment.targets
         ],
         created_at=deployment.created_at,
@@ -51,8 +57,11 @@ def create_deployment(new: NewDeployment, work: Work, caller: Editor, _: Once, r
 @router.get("")
 def list_deployments(work: Work, _: Viewer, page_size: PageSize = 50, page_token: PageToken = None) -> DeploymentPage:
     """All deployments, newest first."""
-    targets = selectinload(tables.Deployment.targets).joinedload(tables.DeploymentTarget.model)
-    statement = select(tables.Deployment).options(targets)
+    targets = selectinload(tables.Deployment.targets)
+    statement = select(tables.Deployment).options(
+        targets.joinedload(tables.DeploymentTarget.fixed),
+        targets.joinedload(tables.DeploymentTarget.followed).joinedload(tables.ModelAlias.model),
+    )
     rows, following = page(work, statement, tables.Deployment.id, page_size, page_token, newest_first=True)
     return DeploymentPage(items=[deployment_view(row) for row in rows], next_page_token=following)
 

@@ -8,9 +8,15 @@ from api.schemas import Body, Name, Page, Reference, Time, View, example, never_
 
 
 class NewTarget(Body):
-    """A model and its share of the requests. `model` is fixed now: a later version does not take over by itself."""
+    """A model and its share of the requests.
 
-    model: Reference = Field(description="A model's name (its newest version), name@version, or a version's id.")
+    A model's name, name@version and a version's id are fixed now: a later version does not take over by itself. An alias
+    is followed: when it is moved, the requests go with it.
+    """
+
+    model: Reference = Field(
+        description="A model's name (its newest version), name@version, a version's id, or name@alias."
+    )
     weight: Annotated[int, Field(ge=1, le=100)] = Field(100, description="Per cent of the requests; they sum to 100.")
 
 
@@ -42,7 +48,8 @@ class DeploymentPatch(Body):
 class Target(View):
     id: str
     model: str
-    version: int
+    version: int = Field(description="That answers now.")
+    alias: str | None = Field(description="The alias that is followed; null for a version that stays.")
     weight: int
 
 

@@ -1,23 +1,23 @@
 """Routes of models: look at, take away, delete."""
 
+from contextlib import suppress
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.deps import Editor, Viewer, Work
+from api.deps import Editor, Unchanged, Viewer, Work
 from api.downloads import BINARY, Download, send
-from api.models.schemas import Evaluation, Model, ModelPage
-from api.models.views import evaluation_view, model_views
+from api.models.schemas import Alias, AliasPage, Evaluation, Model, ModelPage, NewAlias
+from api.models.views import alias_view, evaluation_view, model_views
 from api.openapi import PYTHON
-from api.routing import Route
+from api.routing import Route, revision_tag
 from api.runtime import runtime_of
-from api.schemas import Freed, ModelRef, PageSize, PageToken, Reference, VersionNumber, python_file
-from store import audit, models, searches, tables
+from api.schemas import AliasRef, Freed, ModelRef, PageSize, PageToken, Reference, VersionNumber, python_file
+from store import aliases, audit, models, searches, tables
 from store.errors import NotFoundError
 from store.ids import is_id
-from store.models import REFERENCE
 from store.pages import page
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=Route)
@@ -59,6 +59,58 @@ def get_model_version(model: ModelRef, version: VersionNumber, work: Work, _: Vi
     return model_views(work, [models.version(work, models.get(work, model).name, version)])[0]
 
 
+@router.get("/{model}/aliases")
+def list_model_aliases(
+    model: ModelRef, work: Work, _: Viewer, page_size: PageSize = 50, page_token: PageToken = None
+) -> AliasPage:
+    """The aliases of a model's versions, in the order of the alphabet."""
+    statement = select(tables.ModelAlias).where(tables.ModelAlias.name == models.get(work, model).name)
+    rows, following = page(work, statement, tables.ModelAlias.alias, page_size, page_token)
+    return AliasPage(items=[alias_view(row) for row in rows], next_page_token=following)
+
+
+@router.get("/{model}/aliases/{alias}")
+def get_model_alias(model: ModelRef, alias: AliasRef, work: Work, _: Viewer, response: Response) -> Alias:
+    found = aliases.get(work, models.get(work, model).name, alias)
+    response.headers.update(revision_tag(found.revision))
+    return alias_view(found)
+
+
+@router.put("/{model}/aliases/{alias}")
+def put_model_alias(
+    model: ModelRef,
+    alias: AliasRef,
+    new: NewAlias,
+    work: Work,
+    caller: Editor,
+    unchanged: Unchanged,
+    response: Response,
+) -> Alias:
+    """Name a version, or move the name to another one: deployments that follow the alias send their requests there.
+
+    They do so within a second and without a failed request.
+    """
+    name = models.get(work, model).name
+    before: tables.ModelAlias | None = None
+    with suppress(NotFoundError):
+        before = aliases.get(work, name, alias, lock=True)
+    unchanged.check(0 if before is None else before.revision)
+    details = {"version": new.version, "version_before": None if before is None else before.number}
+    found = aliases.put(work, name, alias, new.version)
+    audit.note(work, caller.id, "model.alias.put", f"{name}@{alias}", details)
+    response.headers.update(revision_tag(found.revision))
+    return alias_view(found)
+
+
+@router.delete("/{model}/aliases/{alias}", status_code=204)
+def delete_model_alias(model: ModelRef, alias: AliasRef, work: Work, caller: Editor, unchanged: Unchanged) -> None:
+    """Forget an alias; the version stays. Refused while a deployment follows it; the refusal says which."""
+    found = aliases.get(work, models.get(work, model).name, alias, lock=True)
+    unchanged.check(found.revision)
+    aliases.delete(work, found)
+    audit.note(work, caller.id, "model.alias.delete", f"{found.name}@{found.alias}", {"version": found.number})
+
+
 @router.get("/{model}/evaluation")
 def get_model_evaluation(
     model: ModelRef, work: Work, _: Viewer, split: Literal["validation", "test"] = "test"
@@ -95,9 +147,12 @@ def get_model_source(model: ModelRef, work: Work, _: Viewer) -> Response:
 
 @router.delete("/{model}")
 def delete_model(model: ModelRef, work: Work, caller: Editor) -> Freed:
-    """Delete a model: by its name every version, by an id or `name@version` that one."""
+    """Delete a model: by its name every version, by an id, `name@version` or `name@alias` that one.
+
+    Refused for a version that a deployment sends requests to, or that an alias names; the refusal says which.
+    """
     found = models.get(work, model)
-    whole = not is_id("model", model) and REFERENCE.match(model) is None
+    whole = not is_id("model", model) and "@" not in model
     doomed = models.versions(work, found.name) if whole else [found]
     freed = sum(models.delete(work, version) for version in doomed)
     details = {"name": found.name, "versions": [version.number for version in doomed], "freed_bytes": freed}

@@ -1,10 +1,10 @@
 """Models on the wire."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from api.schemas import Page, Time, View
+from api.schemas import Body, Page, Time, View, example
 
 
 class Model(View):
@@ -26,12 +26,35 @@ class Model(View):
     onnx_sha256: str
     parity: float = Field(description="Largest difference of a score between PyTorch and ONNX Runtime.")
     lineage: dict[str, Any]
+    aliases: list[str] = Field(description="The movable names of this version.")
     deployments: list[str] = Field(description="The names that send requests to this version.")
     created_at: Time
     links: dict[str, str]
 
 
 class ModelPage(Page[Model]):
+    pass
+
+
+class NewAlias(Body):
+    """Which version the alias names from now on."""
+
+    model_config = example(version=3)
+
+    version: Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class Alias(View):
+    model: str
+    alias: str
+    version: int
+    id: str = Field(description="The version's id.")
+    created_at: Time
+    updated_at: Time
+    links: dict[str, str]
+
+
+class AliasPage(Page[Alias]):
     pass
 
 

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from api.models.schemas import Evaluation, Model
+from api.models.schemas import Alias, Evaluation, Model
 from api.schemas import link_to
-from store import models, tables
+from store import aliases, models, tables
 
 
 def model_views(session: Session, found: Sequence[tables.Model]) -> list[Model]:
     sources = models.datasets_of(session, found)
     deployments = models.deployments_of(session, found)
+    named = aliases.of(session, found)
     views = []
     for model in found:
         here = link_to("models", model.name, "versions", str(model.number))
@@ -20,6 +21,7 @@ def model_views(session: Session, found: Sequence[tables.Model]) -> list[Model]:
             "self": here,
             "versions": link_to("models", model.name, "versions"),
             "evaluation": link_to("models", f"{model.name}@{model.number}", "evaluation"),
+            "aliases": link_to("models", model.name, "aliases"),
             "onnx": link_to("models", f"{model.name}@{model.number}", "onnx"),
             "exports": link_to("models", f"{model.name}@{model.number}", "exports"),
             "source": link_to("models", f"{model.name}@{model.number}", "source"),
@@ -47,12 +49,29 @@ def model_views(session: Session, found: Sequence[tables.Model]) -> list[Model]:
                 onnx_sha256=model.onnx_sha256.hex(),
                 parity=model.parity,
                 lineage=model.lineage,
+                aliases=named.get(model.id, []),
                 deployments=deployments.get(model.id, []),
                 created_at=model.created_at,
                 links=links,
             )
         )
     return views
+
+
+def alias_view(alias: tables.ModelAlias) -> Alias:
+    return Alias(
+        model=alias.name,
+        alias=alias.alias,
+        version=alias.number,
+        id=alias.model.id,
+        created_at=alias.created_at,
+        updated_at=alias.updated_at,
+        links={
+            "self": link_to("models", alias.name, "aliases", alias.alias),
+            "model": link_to("models", f"{alias.name}@{alias.alias}"),
+            "predict": link_to("models", f"{alias.name}@{alias.alias}", "predict"),
+        },
+    )
 
 
 def evaluation_view(model: tables.Model, evaluation: tables.Evaluation) -> Evaluation:

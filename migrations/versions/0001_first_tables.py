@@ -481,16 +481,47 @@ def upgrade() -> None:
     op.create_index(op.f("ix_trials_search_id_state"), "trials", ["search_id", "state"], unique=False)
     op.create_index(op.f("ix_trials_state_lease_until"), "trials", ["state", "lease_until"], unique=False)
     op.create_table(
+        "model_aliases",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("alias", sa.Text(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), server_default="1", nullable=False),
+        sa.Column(
+            "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
+        ),
+        sa.Column(
+            "updated_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
+        ),
+        sa.ForeignKeyConstraint(
+            ["name", "number"], ["models.name", "models.number"], name=op.f("fk_model_aliases_name_number")
+        ),
+        sa.PrimaryKeyConstraint("name", "alias", name=op.f("pk_model_aliases")),
+    )
+    op.create_index(op.f("ix_model_aliases_name_number"), "model_aliases", ["name", "number"], unique=False)
+    op.create_table(
         "deployment_targets",
         sa.Column("deployment_id", sa.Text(), nullable=False),
-        sa.Column("model_id", sa.Text(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("model_id", sa.Text(), nullable=True),
+        sa.Column("alias_name", sa.Text(), nullable=True),
+        sa.Column("alias", sa.Text(), nullable=True),
         sa.Column("weight", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("(model_id IS NULL) = (alias IS NOT NULL)", name=op.f("ck_deployment_targets_one_model")),
+        sa.CheckConstraint("(alias IS NULL) = (alias_name IS NULL)", name=op.f("ck_deployment_targets_whole_alias")),
         sa.CheckConstraint("weight BETWEEN 1 AND 100", name=op.f("ck_deployment_targets_weight")),
+        sa.ForeignKeyConstraint(
+            ["alias_name", "alias"],
+            ["model_aliases.name", "model_aliases.alias"],
+            name=op.f("fk_deployment_targets_alias_name_alias"),
+        ),
         sa.ForeignKeyConstraint(
             ["deployment_id"], ["deployments.id"], name=op.f("fk_deployment_targets_deployment_id"), ondelete="CASCADE"
         ),
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_deployment_targets_model_id")),
-        sa.PrimaryKeyConstraint("deployment_id", "model_id", name=op.f("pk_deployment_targets")),
+        sa.PrimaryKeyConstraint("deployment_id", "number", name=op.f("pk_deployment_targets")),
+    )
+    op.create_index(
+        op.f("ix_deployment_targets_alias_name_alias"), "deployment_targets", ["alias_name", "alias"], unique=False
     )
     op.create_index(op.f("ix_deployment_targets_model_id"), "deployment_targets", ["model_id"], unique=False)
     op.create_table(
@@ -545,7 +576,10 @@ def downgrade() -> None:
     op.drop_table("exports")
     op.drop_table("evaluations")
     op.drop_index(op.f("ix_deployment_targets_model_id"), table_name="deployment_targets")
+    op.drop_index(op.f("ix_deployment_targets_alias_name_alias"), table_name="deployment_targets")
     op.drop_table("deployment_targets")
+    op.drop_index(op.f("ix_model_aliases_name_number"), table_name="model_aliases")
+    op.drop_table("model_aliases")
     op.drop_table("search_notes")
     op.drop_index(op.f("ix_trials_state_lease_until"), table_name="trials")
     op.drop_index(op.f("ix_trials_search_id_state"), table_name="trials")

@@ -20,7 +20,15 @@ from tests.api.conftest import serving
 from tests.api.world import World
 
 # A page token, a name or an option of the right form may still be none: no schema says so.
-KNOWN = {"dataset": "pets", "search": "hunt", "trial": "1", "model": "hunt", "version": 1, "example": 0}
+KNOWN = {
+    "dataset": "pets",
+    "search": "hunt",
+    "trial": "1",
+    "model": "hunt",
+    "version": 1,
+    "example": 0,
+    "alias": "champion",
+}
 MEANT = positive_data_acceptance
 
 

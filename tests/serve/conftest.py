@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from ingest.preprocess import Preprocessing
 from serve.app import create_app
 from serve.capacity import Capacity
-from store import blobs, deployments, keys
+from store import aliases, blobs, deployments, keys
 from store.database import Sessions
 from store.deployments import Target
 from store.ids import new_id
@@ -71,6 +71,11 @@ class Store:
     def retarget(self, name: str, *targets: str | tuple[str, int]) -> None:
         with self.sessions.begin() as session:
             deployments.retarget(session, deployments.get(session, name, lock=True), _targets(targets))
+
+    def name(self, name: str, alias: str, number: int) -> None:
+        """Has the alias name that version."""
+        with self.sessions.begin() as session:
+            aliases.put(session, name, alias, number)
 
     def key(self, role: Role = Role.PREDICTOR, expires_at: datetime | None = None) -> tuple[str, str]:
         """Returns its id and its secret."""

@@ -24,6 +24,7 @@ from tests.serve.networks import colour_network, picture
 
 URL = "/v1/deployments/colours/predict"
 SEEN_S = 1.3  # a second, and what a busy machine adds
+SOON_S = 10.0  # where it does not matter when
 
 
 def status(client: httpx.Client, url: str = URL) -> int:
@@ -48,6 +49,24 @@ def test_a_deployment_that_is_pointed_elsewhere_answers_from_there_within_a_seco
         answer = client.post(URL, content=picture("red")).json()
     assert answer["predictions"][0]["label"] == "green"
     assert answer["model"]["version"] == 2
+
+
+def test_a_moved_alias_takes_the_requests_with_it(store: Store, serving: Serving) -> None:
+    old, new = store.model(), store.model(onnx=colour_network(turn=1))
+    store.name("colours", "champion", 1)
+    store.deploy("colours", ("colours@champion", 90), (old, 10))
+    by_name = "/v1/models/colours@champion/predict"
+    ids = [f"request-{number}" for number in range(40)]
+    with serving() as client:
+        assert {model_of(client, request_id=each) for each in ids} == {old} == {model_of(client, by_name)}
+        store.name("colours", "champion", 2)
+        eventually(lambda: model_of(client, by_name) == new, SOON_S)
+        eventually(lambda: new in {model_of(client, request_id=each) for each in ids}, SOON_S)
+        moved = {each: model_of(client, request_id=each) for each in ids}
+        assert Counter(moved.values())[new] > 28  # 36 expected, 2 of them one standard deviation
+        store.name("colours", "champion", 1)
+        eventually(lambda: {model_of(client, request_id=each) for each in ids} == {old}, SOON_S)
+        assert status(client, "/v1/models/colours@nobody/predict") == 404
 
 
 def test_undeployed_deployed_deleted_and_made_anew_each_within_a_second(store: Store, serving: Serving) -> None:

@@ -23,7 +23,22 @@ def a_model(session: Session, search: Search | None = None) -> Model:
         session,
         search,
         a_trial(session, search),
-        Trained(b"weights", b"onnx", 0.0, {}, "words", {}, ["a", "b"], {"accuracy": 1.0}, "import torch", 1, 1, {}),
+        Trained(
+            b"weights",
+            b"onnx",
+            0.0,
+            {},
+            {},
+            False,
+            "words",
+            {},
+            ["a", "b"],
+            {"accuracy": 1.0},
+            "import torch",
+            1,
+            1,
+            {},
+        ),
     )
 
 
