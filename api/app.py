@@ -22,6 +22,7 @@ import api.jobs.routes
 import api.keys.routes
 import api.limits.routes
 import api.models.routes
+import api.monitoring.routes
 import api.searches.routes
 import api.usage.routes
 import api.workers.routes
@@ -75,6 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
         api.models.routes.router,
         api.exports.routes.router,
         api.deployments.routes.router,
+        api.monitoring.routes.router,
         api.jobs.routes.router,
         api.keys.routes.router,
         api.workers.routes.router,

@@ -26,11 +26,13 @@ from serve.explain import Explainer
 from serve.fresh import DATABASE_AWAY, OutageError
 from serve.inputs import body_of, parse
 from serve.keys import Keys
+from serve.log import RequestLog
 from serve.predictor import Predictor
 from serve.registry import Kind, Registry, Route
 from serve.runtime import Runtime, Scores
 from store import blobs
 from store.database import Sessions, engine_for, sessions_for
+from store.objects import Objects
 from store.settings import Settings
 from web.problems import HANDLERS, ProblemError
 from web.requests import RequestIds, request_id_of
@@ -60,6 +62,7 @@ class Service:
     lookups: ThreadPoolExecutor
     bodies: Room
     sessions: Sessions
+    log: RequestLog
 
 
 def create_app(settings: Settings, capacity: Capacity | None = None) -> Starlette:
@@ -84,6 +87,7 @@ def create_app(settings: Settings, capacity: Capacity | None = None) -> Starlett
         runtime = Runtime(read_blob, limits)
         pictures = Room(limits.pictures_max, "pictures")
         metrics.IN_WORK.set_function(lambda: pictures.held)
+        request_log = RequestLog(sessions, lambda: Objects.of(settings), limits)
         app.state.service = Service(
             capacity=limits,
             keys=Keys(sessions, lookups),
@@ -93,13 +97,16 @@ def create_app(settings: Settings, capacity: Capacity | None = None) -> Starlett
             lookups=lookups,
             bodies=Room(limits.bodies_max_bytes, "bytes of requests"),
             sessions=sessions,
+            log=request_log,
         )
+        request_log.start()
         sweeper = asyncio.create_task(_unload_idle(runtime))
         try:
             yield
         finally:
             sweeper.cancel()
             await asyncio.to_thread(_close, runtime, decoders, lookups)
+            await asyncio.to_thread(request_log.close)
             engine.dispose()
 
     app = Starlette(
@@ -154,8 +161,9 @@ async def _counted(request: Request, kind: Kind, counter: Counter, answer: Answe
     """Checks the key, finds where the request goes, and counts what `answer` does."""
     target = f"{kind}/-"  # until it is known that there is such a thing: a stranger must not make up labels
     status = 500
+    route = None
+    service: Service = request.app.state.service
     try:
-        service: Service = request.app.state.service
         await service.keys.check(request.headers)
         route = await service.predictor.route(kind, request.path_params["reference"])
         target = f"{kind}/{route.name}"
@@ -170,6 +178,8 @@ async def _counted(request: Request, kind: Kind, counter: Counter, answer: Answe
         return Response(status_code=CLIENT_CLOSED)
     finally:
         counter.labels(target, str(status)).inc()
+        if route is not None and status >= 400 and answer is _predict:
+            service.log.failed(route, status)
 
 
 async def _predict(service: Service, route: Route, target: str, request: Request) -> Response:
@@ -182,6 +192,7 @@ async def _predict(service: Service, route: Route, target: str, request: Request
     seconds = time.perf_counter() - began
     metrics.LATENCY.labels(target).observe(seconds)
     metrics.PICTURES.labels(target).inc(len(scores))
+    service.log.answered(route, version, request_id, ask.pictures, scores, seconds)
     return _json(
         {
             "predictions": [prediction(picture, version.labels, ask.top_k) for picture in scores],

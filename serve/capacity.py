@@ -21,6 +21,8 @@ class Capacity:
     lanes × threads: batches that run at once × threads of each; together they never exceed the cores, and a batch
       gets no more than help it (`search.runtime.threads`).
     models_max_bytes: of loaded models together; idle_s: unloaded when unused for so long.
+    log_pictures_per_s: that each deployment logs in the long run; log_queue_max, log_queue_max_bytes: pictures that wait
+      to be logged.
     """
 
     body_max_bytes: int = 16 * MIB
@@ -35,6 +37,9 @@ class Capacity:
     decoders: int = 2
     models_max_bytes: int = 2 * GIB
     idle_s: float = 900.0
+    log_pictures_per_s: float = 10.0
+    log_queue_max: int = 1000
+    log_queue_max_bytes: int = 64 * MIB
 
     @classmethod
     def of(cls, settings: Settings) -> "Capacity":

@@ -31,3 +31,10 @@ EXPLAIN_LATENCY = Histogram(
     ["target"],
     buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50),
 )
+LOG_WRITTEN = Counter("netwright_request_log_written_total", "Pictures written to the request log.")
+LOG_DROPPED = Counter(
+    "netwright_request_log_dropped_total",
+    "Pictures that their sample holds and the request log does not, by what was full: rate, full (queue), database; "
+    "picture: logged without its bytes.",
+    ["why"],
+)

@@ -52,6 +52,14 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Logging:
+    """What is logged of a deployment: which share of its requests, and whether their pictures are kept."""
+
+    sample: float = 0.0
+    pictures: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """Where the requests for one name go. `id` and `name` are the deployment's, or the model version's."""
 
@@ -60,6 +68,7 @@ class Route:
     name: str
     deployed: bool
     shares: tuple[Share, ...]
+    logging: Logging = Logging()
 
     @property
     def versions(self) -> Sequence[Version]:
@@ -113,7 +122,8 @@ class Registry:
                 return None
             shares = tuple(Share(_version(target.model), target.weight) for target in deployment.targets)
             deployed = deployment.state is DeploymentState.DEPLOYED
-            return Route(kind, deployment.id, deployment.name, deployed, shares)
+            logging = Logging(deployment.log_sample, deployment.log_pictures)
+            return Route(kind, deployment.id, deployment.name, deployed, shares, logging)
 
 
 def _version(model: Model) -> Version:

@@ -1,6 +1,6 @@
 """Deployments: a name that answers predictions, and the models behind it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select, update
@@ -77,6 +77,16 @@ def retarget(session: Session, deployment: Deployment, targets: Sequence[Target]
     deployment.targets.clear()
     session.flush()
     _set_targets(session, deployment, targets)
+    _touch(session, deployment)
+
+
+def log(session: Session, deployment: Deployment, values: Mapping[str, float | bool]) -> None:
+    """Change what of its requests is logged: sample (0 to 1), pictures, retention_days; what is left out stays."""
+    session.execute(
+        update(Deployment)
+        .where(Deployment.id == deployment.id)
+        .values({f"log_{name}": value for name, value in values.items()})
+    )
     _touch(session, deployment)
 
 

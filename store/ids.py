@@ -16,6 +16,7 @@ PREFIXES = {
     "job": "jo",
     "key": "ke",
     "upload": "up",
+    "request": "rq",
 }
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 NAME_RULE = "1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit"

@@ -79,6 +79,13 @@ class Objects:
             raise ObjectsError(f"object {key} could not be written: {error}") from error
         return size
 
+    def put(self, key: str, data: bytes) -> None:
+        """Write a few megabytes. Raises ObjectsError."""
+        try:
+            obstore.put(self.store, key, data)
+        except BaseError as error:
+            raise ObjectsError(f"object {key} could not be written: {error}") from error
+
     def fetch(self, key: str, cache: Path) -> Path:
         """`key` as a local file: the stored file itself when the store is a directory, else a copy under `cache`.
 
@@ -122,6 +129,16 @@ class Objects:
         """`length` bytes of `key` from `start`. Raises ObjectsError."""
         try:
             return bytes(obstore.get_range(self.store, key, start=start, length=length))
+        except (BaseError, FileNotFoundError) as error:
+            raise ObjectsError(f"object {key} could not be read: {error}") from error
+
+    def whole(self, key: str, max_bytes: int) -> bytes:
+        """All bytes of `key`. Raises ObjectsError, also for an object of more than `max_bytes`."""
+        try:
+            found = obstore.get(self.store, key)
+            if found.meta["size"] > max_bytes:
+                raise ObjectsError(f"object {key} has {found.meta['size']:,} bytes, the limit is {max_bytes:,}")
+            return bytes(found.bytes())
         except (BaseError, FileNotFoundError) as error:
             raise ObjectsError(f"object {key} could not be read: {error}") from error
 

@@ -47,6 +47,7 @@ class Base(DeclarativeBase):
         Json: JSONB(none_as_null=True),
         list[str]: JSONB(none_as_null=True),
         list[int]: JSONB(none_as_null=True),
+        list[float]: JSONB(none_as_null=True),
         list[list[int]]: JSONB(none_as_null=True),
         list[Json]: JSONB(none_as_null=True),
     }
@@ -177,7 +178,7 @@ class Job(Base):
     ended_at: Mapped[datetime | None]
 
     __table_args__ = (
-        CheckConstraint("kind IN ('import', 'evaluation', 'export', 'batch_prediction')", "kind"),
+        CheckConstraint("kind IN ('import', 'evaluation', 'export', 'batch_prediction', 'reference')", "kind"),
         CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", "running_has_lease"),
         CheckConstraint("state <> 'succeeded' OR result IS NOT NULL", "succeeded_has_result"),
         CheckConstraint("state <> 'failed' OR error IS NOT NULL", "failed_has_error"),
@@ -414,12 +415,20 @@ class Deployment(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     state: Mapped[DeploymentState] = state_column(DeploymentState, DeploymentState.DEPLOYED)
+    log_sample: Mapped[float] = mapped_column(server_default="1")  # share of the requests that the log keeps
+    log_pictures: Mapped[bool] = mapped_column(server_default="false")  # whether their pictures, too
+    log_retention_days: Mapped[int] = mapped_column(server_default="7")
     revision: Mapped[int] = mapped_column(server_default="1")
     created_at: Mapped[datetime] = created_column()
     updated_at: Mapped[datetime] = created_column()
 
     targets: Mapped[list["DeploymentTarget"]] = relationship(
         cascade="all, delete-orphan", passive_deletes=True, order_by="DeploymentTarget.number"
+    )
+
+    __table_args__ = (
+        CheckConstraint("log_sample BETWEEN 0 AND 1", "log_sample"),
+        CheckConstraint("log_retention_days BETWEEN 1 AND 3650", "log_retention_days"),
     )
 
 
@@ -453,6 +462,75 @@ class DeploymentTarget(Base):
         found = self.fixed if self.followed is None else self.followed.model
         assert found is not None
         return found
+
+
+class LogEntry(Base):
+    """One picture that a deployment answered, as far as its sample reaches.
+
+    Names deployment and model without foreign keys: rows are written a moment after the answer, when either may be
+    gone, and deleting a deployment does not wait for millions of rows. The sweep removes those that are left behind.
+    """
+
+    __tablename__ = "request_log"
+
+    deployment_id: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    request_id: Mapped[str]
+    item: Mapped[int] = mapped_column(SmallInteger)  # the picture's place in its request
+    at: Mapped[datetime]
+    model_id: Mapped[str]
+    model: Mapped[str]  # name@version
+    label: Mapped[str]
+    score: Mapped[float]
+    scores: Mapped[list[Json]]  # the best few: {label, score}
+    statistics: Mapped[Json]  # of `ingest.statistics`, by name
+    latency_ms: Mapped[float]  # of its request
+    sha256: Mapped[bytes]  # of the picture as it was sent
+    picture_key: Mapped[str | None]  # the picture itself in the object store
+
+    __table_args__ = (Index(None, "deployment_id", "at"), Index(None, "deployment_id", "request_id", "item"))
+
+
+class TrafficMinute(Base):
+    """What one serving process answered for a deployment in one minute: exact, whatever the log keeps.
+
+    Without foreign keys, as `LogEntry`. Each process has rows of its own and writes them again as they grow.
+    """
+
+    __tablename__ = "traffic_minutes"
+
+    deployment_id: Mapped[str] = mapped_column(primary_key=True)
+    minute: Mapped[datetime] = mapped_column(primary_key=True)
+    process: Mapped[str] = mapped_column(primary_key=True)
+    answered: Mapped[int]
+    refused: Mapped[int]  # 4xx
+    failed: Mapped[int]  # 5xx
+    latencies: Mapped[Json]  # of those answered: how many in each bin of `store.traffic`, by its number
+
+
+class Feedback(Base):
+    """What a picture that was asked about really shows; it counts once the log holds the prediction."""
+
+    __tablename__ = "feedback"
+
+    deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id", ondelete="CASCADE"), primary_key=True)
+    request_id: Mapped[str] = mapped_column(primary_key=True)
+    item: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    label: Mapped[str | None]  # null: none of the model's labels
+    at: Mapped[datetime] = created_column()
+
+
+class ModelReference(Base):
+    """What a deployed model learnt on, in numbers that live requests are compared with."""
+
+    __tablename__ = "model_references"
+
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))  # which measures it
+    training_labels: Mapped[Json | None]  # pictures by label
+    validation_labels: Mapped[Json | None]  # the model's answers on validation, by label
+    confidences: Mapped[list[float] | None]  # its highest scores there, a sample
+    inputs: Mapped[Json | None]  # statistics of training pictures by name: a sample of each
 
 
 class Event(Base):

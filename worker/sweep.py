@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from store import blobs, jobs, leases, searches, trials, workers
+from store import blobs, jobs, leases, references, requests, searches, trials, workers
 from store.database import Sessions, hint, try_lock
 from store.objects import Objects, ObjectsError
 from store.queue import Hint, Task
@@ -22,12 +22,13 @@ log = structlog.get_logger()
 # A message takes milliseconds; one that has not been heeded for this long is taken for lost.
 HINT_AGAIN_AFTER_S = 5.0
 OBJECTS_AT_ONCE = 100
+REQUESTS_AT_ONCE = 5000
 LOCK = "netwright.sweep"
 
 
 def run(sessions: Sessions, objects: Objects, settings: Settings) -> None:
     """One sweep, in a transaction per concern so that none keeps another from being mended."""
-    for mend in (_expired, _unheard, _unnamed_blobs):
+    for mend in (_expired, _unheard, _unnamed_blobs, _unmeasured, _old_requests):
         with sessions.begin() as session:
             if not try_lock(session, LOCK):
                 return
@@ -67,6 +68,16 @@ def _unheard(session: Session, _: Settings) -> None:
 def _unnamed_blobs(session: Session, _: Settings) -> None:
     if freed := blobs.collect(session):
         log.info("blobs.collected", bytes=freed)
+
+
+def _unmeasured(session: Session, _: Settings) -> None:
+    for model_id in references.want(session):
+        log.info("reference.wanted", model=model_id)
+
+
+def _old_requests(session: Session, _: Settings) -> None:
+    if deleted := requests.expire(session, REQUESTS_AT_ONCE):
+        log.info("requests.expired", count=deleted)
 
 
 def _doomed_objects(session: Session, objects: Objects) -> None:

@@ -6,7 +6,15 @@ from fastapi import APIRouter, Response
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
-from api.deployments.schemas import Deployment, DeploymentPage, DeploymentPatch, NewDeployment, NewTarget, Target
+from api.deployments.schemas import (
+    Deployment,
+    DeploymentPage,
+    DeploymentPatch,
+    Logging,
+    NewDeployment,
+    NewTarget,
+    Target,
+)
 from api.deps import Editor, Once, Unchanged, Viewer, Work
 from api.routing import Route, revision_tag
 from api.schemas import DeploymentRef, PageSize, PageToken, link_to
@@ -33,9 +41,15 @@ def deployment_view(deployment: tables.Deployment) -> Deployment:
             )
             for target in deployment.targets
         ],
+        logging=Logging(
+            sample=deployment.log_sample,
+            pictures=deployment.log_pictures,
+            retention_days=deployment.log_retention_days,
+        ),
         created_at=deployment.created_at,
         updated_at=deployment.updated_at,
-        links={"self": here, "predict": f"{here}/predict"},
+        links={"self": here}
+        | {name: f"{here}/{name}" for name in ("predict", "requests", "accuracy", "drift", "stats")},
     )
 
 
@@ -47,7 +61,9 @@ def wished(targets: Sequence[NewTarget]) -> list[deployments.Target]:
 def create_deployment(new: NewDeployment, work: Work, caller: Editor, _: Once, response: Response) -> Deployment:
     """Have a name answer predictions."""
     deployment = deployments.create(work, new.name, wished(new.targets))
-    details = {"name": deployment.name, "targets": [target.model_dump() for target in new.targets]}
+    if kept := new.logging.model_dump(exclude_unset=True):
+        deployments.log(work, deployment, kept)
+    details = {"name": deployment.name, "targets": [target.model_dump() for target in new.targets], "logging": kept}
     audit.note(work, caller.id, "deployment.create", deployment.id, details)
     location = {"Location": link_to("deployments", deployment.name)}
     response.headers.update(revision_tag(deployment.revision) | location)
@@ -82,13 +98,15 @@ def update_deployment(
     unchanged: Unchanged,
     response: Response,
 ) -> Deployment:
-    """Point it at other models, undeploy it or deploy it again: at once, without a failed request."""
+    """Point it at other models, undeploy it or deploy it again: at once, without a failed request. Or log it otherwise."""
     found = deployments.get(work, deployment, lock=True)
     unchanged.check(found.revision)
     if patch.targets is not None:
         deployments.retarget(work, found, wished(patch.targets))
     if patch.state is not None and patch.state != found.state:
         deployments.move(work, found, DeploymentState(patch.state))
+    if patch.logging is not None and (kept := patch.logging.model_dump(exclude_unset=True)):
+        deployments.log(work, found, kept)
     audit.note(work, caller.id, "deployment.update", found.id, patch.model_dump(exclude_unset=True))
     response.headers.update(revision_tag(found.revision))
     return deployment_view(found)

@@ -23,11 +23,38 @@ class NewTarget(Body):
 Targets = Annotated[list[NewTarget], Field(min_length=1, max_length=10)]
 
 
+class NewLogging(Body):
+    """What is kept of the requests; a field left out stays as it is."""
+
+    sample: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        None,
+        description="Which share of the requests is logged; which ones, their ids decide. 1 unless told otherwise.",
+        json_schema_extra=never_null,
+    )
+    pictures: bool | None = Field(
+        None,
+        description="Whether pictures are kept with their entries; false unless told otherwise.",
+        json_schema_extra=never_null,
+    )
+    retention_days: Annotated[int, Field(ge=1, le=3650)] | None = Field(
+        None,
+        description="After how many days entries, pictures, feedback and counts are deleted; 7 unless told otherwise.",
+        json_schema_extra=never_null,
+    )
+
+    @model_validator(mode="after")
+    def something(self) -> "NewLogging":
+        if any(getattr(self, name) is None for name in self.model_fields_set):
+            raise ValueError("none of sample, pictures and retention_days may be null; leave out what is to stay")
+        return self
+
+
 class NewDeployment(Body):
     model_config = example(name="flowers", targets=[{"model": "flowers-1", "weight": 100}])
 
     name: Name
     targets: Targets
+    logging: NewLogging = Field(default_factory=NewLogging)
 
 
 class DeploymentPatch(Body):
@@ -37,11 +64,12 @@ class DeploymentPatch(Body):
 
     targets: Targets | None = Field(None, json_schema_extra=never_null)
     state: Literal["deployed", "undeployed"] | None = Field(None, json_schema_extra=never_null)
+    logging: NewLogging | None = Field(None, json_schema_extra=never_null)
 
     @model_validator(mode="after")
     def something(self) -> "DeploymentPatch":
         if not self.model_fields_set or any(getattr(self, name) is None for name in self.model_fields_set):
-            raise ValueError("nothing to change; accepted: targets, state, neither of them null")
+            raise ValueError("nothing to change; accepted: targets, state, logging, none of them null")
         return self
 
 
@@ -53,11 +81,18 @@ class Target(View):
     weight: int
 
 
+class Logging(View):
+    sample: float
+    pictures: bool
+    retention_days: int
+
+
 class Deployment(View):
     id: str
     name: str
     state: Literal["deployed", "undeployed"]
     targets: list[Target]
+    logging: Logging = Field(description="What is kept of the requests.")
     created_at: Time
     updated_at: Time
     links: dict[str, str]

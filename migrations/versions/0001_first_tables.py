@@ -94,6 +94,9 @@ def upgrade() -> None:
             server_default="deployed",
             nullable=False,
         ),
+        sa.Column("log_sample", sa.Float(precision=53), server_default="1", nullable=False),
+        sa.Column("log_pictures", sa.Boolean(), server_default="false", nullable=False),
+        sa.Column("log_retention_days", sa.BigInteger(), server_default="7", nullable=False),
         sa.Column("revision", sa.BigInteger(), server_default="1", nullable=False),
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
@@ -101,8 +104,58 @@ def upgrade() -> None:
         sa.Column(
             "updated_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
+        sa.CheckConstraint("log_sample BETWEEN 0 AND 1", name=op.f("ck_deployments_log_sample")),
+        sa.CheckConstraint("log_retention_days BETWEEN 1 AND 3650", name=op.f("ck_deployments_log_retention_days")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_deployments")),
         sa.UniqueConstraint("name", name=op.f("uq_deployments_name")),
+    )
+    op.create_table(
+        "request_log",
+        sa.Column("deployment_id", sa.Text(), nullable=False),
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("request_id", sa.Text(), nullable=False),
+        sa.Column("item", sa.SmallInteger(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("model_id", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("label", sa.Text(), nullable=False),
+        sa.Column("score", sa.Float(precision=53), nullable=False),
+        sa.Column("scores", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("statistics", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("latency_ms", sa.Float(precision=53), nullable=False),
+        sa.Column("sha256", sa.LargeBinary(), nullable=False),
+        sa.Column("picture_key", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("deployment_id", "id", name=op.f("pk_request_log")),
+    )
+    op.create_index(op.f("ix_request_log_deployment_id_at"), "request_log", ["deployment_id", "at"], unique=False)
+    op.create_index(
+        op.f("ix_request_log_deployment_id_request_id_item"),
+        "request_log",
+        ["deployment_id", "request_id", "item"],
+        unique=False,
+    )
+    op.create_table(
+        "traffic_minutes",
+        sa.Column("deployment_id", sa.Text(), nullable=False),
+        sa.Column("minute", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("process", sa.Text(), nullable=False),
+        sa.Column("answered", sa.BigInteger(), nullable=False),
+        sa.Column("refused", sa.BigInteger(), nullable=False),
+        sa.Column("failed", sa.BigInteger(), nullable=False),
+        sa.Column("latencies", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.PrimaryKeyConstraint("deployment_id", "minute", "process", name=op.f("pk_traffic_minutes")),
+    )
+    op.create_table(
+        "feedback",
+        sa.Column("deployment_id", sa.Text(), nullable=False),
+        sa.Column("request_id", sa.Text(), nullable=False),
+        sa.Column("item", sa.SmallInteger(), nullable=False),
+        sa.Column("label", sa.Text(), nullable=True),
+        sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["deployment_id"], ["deployments.id"], name=op.f("fk_feedback_deployment_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("deployment_id", "request_id", "item", name=op.f("pk_feedback")),
     )
     op.create_table(
         "doomed_objects",
@@ -216,7 +269,9 @@ def upgrade() -> None:
         ),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint("kind IN ('import', 'evaluation', 'export', 'batch_prediction')", name=op.f("ck_jobs_kind")),
+        sa.CheckConstraint(
+            "kind IN ('import', 'evaluation', 'export', 'batch_prediction', 'reference')", name=op.f("ck_jobs_kind")
+        ),
         sa.CheckConstraint("state <> 'failed' OR error IS NOT NULL", name=op.f("ck_jobs_failed_has_error")),
         sa.CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", name=op.f("ck_jobs_running_has_lease")),
         sa.CheckConstraint("state <> 'succeeded' OR result IS NOT NULL", name=op.f("ck_jobs_succeeded_has_result")),
@@ -525,6 +580,20 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_deployment_targets_model_id"), "deployment_targets", ["model_id"], unique=False)
     op.create_table(
+        "model_references",
+        sa.Column("model_id", sa.Text(), nullable=False),
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("training_labels", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
+        sa.Column("validation_labels", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
+        sa.Column("confidences", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
+        sa.Column("inputs", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_model_references_job_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["models.id"], name=op.f("fk_model_references_model_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("model_id", name=op.f("pk_model_references")),
+    )
+    op.create_table(
         "evaluations",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("model_id", sa.Text(), nullable=False),
@@ -575,6 +644,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("exports")
     op.drop_table("evaluations")
+    op.drop_table("model_references")
     op.drop_index(op.f("ix_deployment_targets_model_id"), table_name="deployment_targets")
     op.drop_index(op.f("ix_deployment_targets_alias_name_alias"), table_name="deployment_targets")
     op.drop_table("deployment_targets")
@@ -601,6 +671,11 @@ def downgrade() -> None:
     op.drop_table("idempotent_replies")
     op.drop_table("events")
     op.drop_table("doomed_objects")
+    op.drop_table("feedback")
+    op.drop_table("traffic_minutes")
+    op.drop_index(op.f("ix_request_log_deployment_id_request_id_item"), table_name="request_log")
+    op.drop_index(op.f("ix_request_log_deployment_id_at"), table_name="request_log")
+    op.drop_table("request_log")
     op.drop_table("deployments")
     op.drop_table("datasets")
     op.drop_table("blobs")

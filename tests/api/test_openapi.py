@@ -15,6 +15,7 @@ from api.datasets.schemas import DatasetPatch, NewDataset, NewSplit
 from api.deployments.schemas import DeploymentPatch, NewDeployment
 from api.exports.schemas import NewExport
 from api.keys.schemas import NewKey
+from api.monitoring.schemas import NewFeedback
 from api.searches.schemas import Budget, NewSearch
 from tests.api.conftest import serving
 from tests.api.world import World
@@ -71,6 +72,7 @@ def test_the_examples_of_requests_are_accepted(app: FastAPI) -> None:
         NewSearch,
         Budget,
         NewExport,
+        NewFeedback,
     ):
         for example in model.model_json_schema()["examples"]:
             model.model_validate(example)

@@ -69,6 +69,21 @@ def test_every_line_of_serving_works_when_pasted(service: Service, folder: Path,
     assert (folder / "overlay.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_every_line_of_monitoring_works_when_pasted(
+    service: Service, folder: Path, tour: list[tuple[str, str]]
+) -> None:
+    lines = steps(ROOT / "docs/monitoring.md")
+    printed = dict(zip(lines, paste(lines, folder, service), strict=True))
+    (listed,) = (json.loads(output) for line, output in printed.items() if "/requests?page_size" in line)
+    assert listed["items"][0]["request_id"] == "order-4711"
+    one, two = (json.loads(output) for line, output in printed.items() if "/feedback" in line)
+    assert (one["matched"], two["matched"], two["pending"]) == (1, 1, [{"request_id": "order-4712", "item": 0}])
+    (accuracy,) = (json.loads(output) for line, output in printed.items() if "/accuracy" in line)
+    assert accuracy["accuracy"]["count"] == 1
+    (stats,) = (json.loads(output) for line, output in printed.items() if "/stats" in line)
+    assert stats["requests"] >= 1
+
+
 def test_every_line_of_the_quickstart_works_when_pasted(service: Service, tmp_path: Path) -> None:
     folder = checkout(tmp_path)
     write_flowers(folder)
