@@ -2,67 +2,47 @@
 
 import asyncio
 import base64
-import json
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
-from sqlalchemy import text
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 from starlette.types import Scope
 
-from serve import explain, metrics
+from serve import explain, metrics, oip
 from serve.capacity import Capacity, Room
 from serve.explain import Explainer
-from serve.fresh import DATABASE_AWAY, OutageError
 from serve.inputs import body_of, parse
 from serve.keys import Keys
 from serve.log import RequestLog
 from serve.predictor import Predictor
 from serve.registry import Kind, Registry, Route
 from serve.runtime import Runtime, Scores
+from serve.service import Find, Service, counted, json_bytes, note_success, target_of
 from store import blobs
-from store.database import Sessions, engine_for, sessions_for
+from store.database import engine_for, sessions_for
 from store.objects import Objects
 from store.settings import Settings
-from web.problems import HANDLERS, ProblemError
+from web.problems import HANDLERS
 from web.requests import RequestIds, request_id_of
 
 SWEEP_S = 5.0  # between looks for idle models
-READY_S = 2.0  # for the database to answer /readyz
 SCORE_DIGITS = 6  # float32 has hardly more
-CLIENT_CLOSED = 499  # nginx's word for it; the client never sees it, the metrics do
 
 _CLAIMED = re.compile(r"/v1/(?:deployments|models)/[^/]+/(?:predict|explain)")
 
 
 def claims(scope: Scope) -> bool:
     """Whether a request is one of those that this app answers when it stands beside the API."""
-    return scope["type"] == "http" and _CLAIMED.fullmatch(scope["path"]) is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What the routes work with while the app runs."""
-
-    capacity: Capacity
-    keys: Keys
-    predictor: Predictor
-    explainer: Explainer
-    decoders: ThreadPoolExecutor
-    lookups: ThreadPoolExecutor
-    bodies: Room
-    sessions: Sessions
-    log: RequestLog
+    return scope["type"] == "http" and (_CLAIMED.fullmatch(scope["path"]) is not None or oip.claims(scope["path"]))
 
 
 def create_app(settings: Settings, capacity: Capacity | None = None) -> Starlette:
@@ -87,11 +67,13 @@ def create_app(settings: Settings, capacity: Capacity | None = None) -> Starlett
         runtime = Runtime(read_blob, limits)
         pictures = Room(limits.pictures_max, "pictures")
         metrics.IN_WORK.set_function(lambda: pictures.held)
+        registry = Registry(sessions, lookups)
         request_log = RequestLog(sessions, lambda: Objects.of(settings), limits)
         app.state.service = Service(
             capacity=limits,
             keys=Keys(sessions, lookups),
-            predictor=Predictor(Registry(sessions, lookups), runtime, decoders, pictures),
+            registry=registry,
+            predictor=Predictor(registry, runtime, decoders, pictures),
             explainer=Explainer(runtime, decoders, pictures, limits),
             decoders=decoders,
             lookups=lookups,
@@ -111,8 +93,9 @@ def create_app(settings: Settings, capacity: Capacity | None = None) -> Starlett
 
     app = Starlette(
         lifespan=lifespan,
-        exception_handlers=HANDLERS,
+        exception_handlers={kind: oip.translated(handler) for kind, handler in HANDLERS.items()},
         routes=[
+            *oip.ROUTES,
             HttpRoute("/v1/deployments/{reference}/predict", predict_deployment, methods=["POST"]),
             HttpRoute("/v1/models/{reference}/predict", predict_model, methods=["POST"]),
             HttpRoute("/v1/deployments/{reference}/explain", explain_deployment, methods=["POST"]),
@@ -139,50 +122,26 @@ async def _unload_idle(runtime: Runtime) -> None:
 
 
 async def predict_deployment(request: Request) -> Response:
-    return await _counted(request, Kind.DEPLOYMENT, metrics.REQUESTS, _predict)
+    return await counted(request, Kind.DEPLOYMENT, metrics.REQUESTS, _named(Kind.DEPLOYMENT, request), _predict)
 
 
 async def predict_model(request: Request) -> Response:
-    return await _counted(request, Kind.MODEL, metrics.REQUESTS, _predict)
+    return await counted(request, Kind.MODEL, metrics.REQUESTS, _named(Kind.MODEL, request), _predict)
 
 
 async def explain_deployment(request: Request) -> Response:
-    return await _counted(request, Kind.DEPLOYMENT, metrics.EXPLANATIONS, _explain)
+    return await counted(request, Kind.DEPLOYMENT, metrics.EXPLANATIONS, _named(Kind.DEPLOYMENT, request), _explain)
 
 
 async def explain_model(request: Request) -> Response:
-    return await _counted(request, Kind.MODEL, metrics.EXPLANATIONS, _explain)
+    return await counted(request, Kind.MODEL, metrics.EXPLANATIONS, _named(Kind.MODEL, request), _explain)
 
 
-Answer = Callable[[Service, Route, str, Request], Awaitable[Response]]
+def _named(kind: Kind, request: Request) -> Find:
+    return lambda service: service.predictor.route(kind, request.path_params["reference"])
 
 
-async def _counted(request: Request, kind: Kind, counter: Counter, answer: Answer) -> Response:
-    """Checks the key, finds where the request goes, and counts what `answer` does."""
-    target = f"{kind}/-"  # until it is known that there is such a thing: a stranger must not make up labels
-    status = 500
-    route = None
-    service: Service = request.app.state.service
-    try:
-        await service.keys.check(request.headers)
-        route = await service.predictor.route(kind, request.path_params["reference"])
-        target = f"{kind}/{route.name}"
-        reply = await answer(service, route, target, request)
-        status = reply.status_code
-        return reply
-    except ProblemError as problem:
-        status = problem.status
-        raise
-    except ClientDisconnect:
-        status = CLIENT_CLOSED
-        return Response(status_code=CLIENT_CLOSED)
-    finally:
-        counter.labels(target, str(status)).inc()
-        if route is not None and status >= 400 and answer is _predict:
-            service.log.failed(route, status)
-
-
-async def _predict(service: Service, route: Route, target: str, request: Request) -> Response:
+async def _predict(service: Service, route: Route, request: Request) -> Response:
     request_id = request_id_of(request.scope)
     async with body_of(request.receive, request.headers, service.capacity, service.bodies) as body:
         began = time.perf_counter()
@@ -190,9 +149,7 @@ async def _predict(service: Service, route: Route, target: str, request: Request
         version = route.choose(request_id)
         scores = await service.predictor.scores(version, ask, request.receive)
     seconds = time.perf_counter() - began
-    metrics.LATENCY.labels(target).observe(seconds)
-    metrics.PICTURES.labels(target).inc(len(scores))
-    service.log.answered(route, version, request_id, ask.pictures, scores, seconds)
+    note_success(service, route, version, request_id, ask, scores, seconds)
     return _json(
         {
             "predictions": [prediction(picture, version.labels, ask.top_k) for picture in scores],
@@ -204,7 +161,7 @@ async def _predict(service: Service, route: Route, target: str, request: Request
     )
 
 
-async def _explain(service: Service, route: Route, target: str, request: Request) -> Response:
+async def _explain(service: Service, route: Route, request: Request) -> Response:
     request_id = request_id_of(request.scope)
     async with body_of(request.receive, request.headers, service.capacity, service.bodies) as body:
         began = time.perf_counter()
@@ -212,7 +169,7 @@ async def _explain(service: Service, route: Route, target: str, request: Request
         version = route.choose(request_id)
         found = await service.explainer.explain(version, question, request.receive)
     seconds = time.perf_counter() - began
-    metrics.EXPLAIN_LATENCY.labels(target).observe(seconds)
+    metrics.EXPLAIN_LATENCY.labels(target_of(route)).observe(seconds)
     if explain.wants_png(request.headers.get("accept", "")):
         return Response(found.overlay, media_type="image/png")
     return _json(
@@ -253,16 +210,7 @@ async def healthz(_: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """Able to answer for a model that is not loaded yet: the database can be reached."""
     service: Service = request.app.state.service
-
-    def ask() -> None:
-        with service.sessions.begin() as session:
-            session.execute(text("SELECT 1"))
-
-    try:
-        async with asyncio.timeout(READY_S):
-            await asyncio.get_running_loop().run_in_executor(service.lookups, ask)
-    except (*DATABASE_AWAY, TimeoutError):
-        raise OutageError from None
+    await service.check_ready()
     return _json({"status": "ready"})
 
 
@@ -271,6 +219,4 @@ async def expose_metrics(_: Request) -> Response:
 
 
 def _json(value: dict[str, Any]) -> Response:
-    content = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # a label may hold what UTF-8 cannot, e.g. half of a surrogate pair from a file's name
-    return Response(content.encode("utf-8", "backslashreplace"), media_type="application/json")
+    return Response(json_bytes(value), media_type="application/json")

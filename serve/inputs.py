@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from serve.capacity import KIB, MIB, Capacity, Room
+from serve.runtime import Picture
 from serve.schemas import DEFAULT_TOP_K, MAX_INSTANCES, MAX_TOP_K, Instance, PredictRequest
 from web.problems import Fault, ProblemError, from_validation, invalid
 
@@ -32,9 +33,10 @@ ACCEPTED = (
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request asks: pictures as the bytes of their files, each with the name it has for the caller."""
+    """What a request asks: pictures as the bytes of their files or as the network sees them (uint8, side × side ×
+    channels), each with the name it has for the caller."""
 
-    pictures: tuple[bytes, ...]
+    pictures: tuple[Picture, ...]
     fields: tuple[str, ...]
     top_k: int
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from serve import oip_openapi
 from serve.schemas import (
     DEFAULT_TOP_K,
     MAX_TOP_K,
@@ -64,8 +65,9 @@ EXPLAINED = {
 
 
 def add_to(document: dict[str, Any]) -> None:
-    """Adds the operations to predict and to explain, and their schemas. `document` has the schema Problem and the security schemes
-    `bearer` and `api_key`."""
+    """Adds the operations to predict and to explain, the Open Inference Protocol, and their schemas. `document` has the schema
+    Problem and the security schemes `bearer` and `api_key`."""
+    oip_openapi.add_to(document)
     kinds = [
         (PredictRequest, "validation"), (PredictReply, "serialization"),
         (ExplainRequest, "validation"), (ExplainReply, "serialization"),

@@ -1,7 +1,7 @@
 """One prediction from name to scores: which model version answers, and what it says of each picture."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 
@@ -12,7 +12,7 @@ from ingest.errors import UnreadableImageError
 from serve.capacity import Room
 from serve.inputs import Ask
 from serve.registry import Kind, Registry, Route, Version
-from serve.runtime import SMALL_BYTES, Loaded, NotSmall, Runtime, Scores
+from serve.runtime import SMALL_BYTES, Loaded, NotSmall, Picture, Runtime, Scores
 from web.problems import Fault, ProblemError, invalid
 
 
@@ -54,6 +54,15 @@ class Predictor:
         self._runtime.prepare(latest.versions)
         return serving
 
+    async def load(self, versions: Iterable[Version]) -> None:
+        """Has them in memory. Raises UnusableModelError, and OutageError without a database."""
+        for version in versions:
+            await self._runtime.get(version)
+
+    def failure(self, model_id: str) -> str | None:
+        """Why a model version could not be loaded the last time, as long as that is remembered."""
+        return self._runtime.failure(model_id)
+
     async def scores(self, version: Version, ask: Ask, receive: Receive) -> Sequence[Scores]:
         """The scores (classes,) of each picture.
 
@@ -63,7 +72,7 @@ class Predictor:
         with self._room.hold(len(ask.pictures)):
             loaded = await self._runtime.get(version)
             alone = len(ask.pictures) == 1
-            if alone and len(ask.pictures[0]) <= SMALL_BYTES and loaded.batcher.is_idle:
+            if alone and _is_quick(ask.pictures[0]) and loaded.batcher.is_idle:
                 found = [await self._outcome(loaded, ask.pictures[0])]  # done before a departure could be noticed
             else:
                 async with while_client_waits(receive):
@@ -79,11 +88,12 @@ class Predictor:
             raise invalid([_fault(field, error) for field, error in unreadable])
         return [outcome for outcome in found if not isinstance(outcome, UnreadableImageError)]
 
-    async def _outcome(self, loaded: Loaded, picture: bytes) -> Scores | UnreadableImageError:
-        if len(picture) <= SMALL_BYTES:
+    async def _outcome(self, loaded: Loaded, picture: Picture) -> Scores | UnreadableImageError:
+        if _is_quick(picture):
             scores = await loaded.batcher.submit(picture)
             if not isinstance(scores, NotSmall):
                 return scores
+        assert isinstance(picture, bytes)
         try:
             array = await asyncio.get_running_loop().run_in_executor(self._decoders, loaded.network.decode, picture)
         except UnreadableImageError as error:
@@ -101,6 +111,11 @@ def unreadable_picture(field: str, error: UnreadableImageError) -> ProblemError:
 
 def _fault(field: str, error: UnreadableImageError) -> Fault:
     return Fault(field, f"{error.reason}; {error.mend}")
+
+
+def _is_quick(picture: Picture) -> bool:
+    """Whether it can go into a batch as it is."""
+    return not isinstance(picture, bytes) or len(picture) <= SMALL_BYTES
 
 
 @asynccontextmanager

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from sqlalchemy import select
+
 from serve.fresh import Fresh
 from store import deployments, models
 from store.database import Sessions
 from store.errors import NotFoundError
 from store.states import DeploymentState
-from store.tables import Model
+from store.tables import Deployment, Model
 from web.problems import ProblemError, from_store
 
 REFERENCE = re.compile(r"[A-Za-z0-9._-]{1,63}(@[A-Za-z0-9._-]{1,63})?")
@@ -88,12 +90,24 @@ class Route:
         raise AssertionError("a point below the sum of the weights lies in one of them")
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A version that can be asked for under a name, in the list of all of them."""
+
+    name: str
+    number: int
+    model_id: str
+    deployed: bool
+
+
 class Registry:
     """Looks names up. A deployment that is pointed elsewhere, undeployed or deleted is seen within a second."""
 
     def __init__(self, sessions: Sessions, executor: Executor) -> None:
         self._sessions = sessions
         self._routes: Fresh[tuple[Kind, str], Route | None] = Fresh(executor)
+        self._numbers: Fresh[str, tuple[int, ...]] = Fresh(executor)
+        self._entries: Fresh[None, tuple[Entry, ...]] = Fresh(executor)
 
     async def route(self, kind: Kind, reference: str) -> Route:
         """Raises ProblemError: 404 for a name that nothing has, 409 for a deployment that is not deployed."""
@@ -110,6 +124,31 @@ class Registry:
                 f'PATCH /v1/deployments/{route.name} with {{"state": "deployed"}} deploys it again',
             )
         return route
+
+    async def numbers(self, name: str) -> tuple[int, ...]:
+        """Of the versions of a model, oldest first."""
+        return await self._numbers.get(name, lambda: self._read_numbers(name))
+
+    async def entries(self) -> tuple[Entry, ...]:
+        """Everything that can be asked, deployments first; a model whose name a deployment has is hidden by it."""
+        return await self._entries.get(None, self._read_entries)
+
+    def _read_numbers(self, name: str) -> tuple[int, ...]:
+        with self._sessions.begin() as session:
+            return tuple(session.scalars(select(Model.number).where(Model.name == name).order_by(Model.number)))
+
+    def _read_entries(self) -> tuple[Entry, ...]:
+        with self._sessions.begin() as session:
+            found = [
+                Entry(
+                    deployment.name, target.model.number, target.model.id, deployment.state is DeploymentState.DEPLOYED
+                )
+                for deployment in session.scalars(select(Deployment).order_by(Deployment.name))
+                for target in deployment.targets
+            ]
+            hidden = {entry.name for entry in found}
+            rows = session.execute(select(Model.name, Model.number, Model.id).order_by(Model.name, Model.number))
+            return (*found, *(Entry(name, number, id, True) for name, number, id in rows if name not in hidden))
 
     def _read(self, kind: Kind, reference: str) -> Route | None:
         with self._sessions.begin() as session:

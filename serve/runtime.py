@@ -43,6 +43,14 @@ class UnusableModelError(ProblemError):
         super().__init__(500, "unusable-model", f"the model {version.spoken} ({version.id}) cannot be used: {why}")
 
 
+def preprocessing_of(version: Version) -> Preprocessing:
+    """What its network takes. Raises UnusableModelError when the row says something else than that."""
+    try:
+        return Preprocessing.from_json(dict(version.preprocessing))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnusableModelError(version, f"its preprocessing is {dict(version.preprocessing)}: {error}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class NotSmall:
     """Says that a picture was not decoded within its batch."""
@@ -57,10 +65,7 @@ class Network:
         self._session = session
         self._limits = Limits(max_pixels=capacity.picture_max_pixels)
         self._small = Limits(max_pixels=min(SMALL_PIXELS, capacity.picture_max_pixels))
-        try:
-            self._preprocessing = Preprocessing.from_json(dict(version.preprocessing))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UnusableModelError(version, f"its preprocessing is {dict(version.preprocessing)}: {error}") from error
+        self._preprocessing = preprocessing_of(version)
         side, channels = self._preprocessing.side, self._preprocessing.channels
         self.batch_max = max(1, min(capacity.batch_max, BATCH_PIXELS // side**2))
         inputs = [(node.name, node.type, node.shape[1:]) for node in session.get_inputs()]
@@ -187,6 +192,11 @@ class Runtime:
     def _failure(self, version: Version) -> UnusableModelError | None:
         unusable = self._unusable.get(version.id)
         return unusable.error if unusable is not None and unusable.until > time.monotonic() else None
+
+    def failure(self, version_id: str) -> str | None:
+        """Why a version could not be loaded a moment ago; None of one that was not tried, or is loaded."""
+        unusable = self._unusable.get(version_id)
+        return None if unusable is None else unusable.error.detail
 
     def _load_once(self, version: Version) -> "asyncio.Task[Loaded]":
         task = self._loading.get(version.id)

@@ -25,7 +25,7 @@ from tests.support.pages import FENCE, blocks
 from tests.support.service import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PATH = re.compile(r"/(?:v1/[^\s\"'`|)]*|healthz|readyz|metrics|openapi\.json)")
+PATH = re.compile(r"/(?:v[12]/[^\s\"'`|)]*|healthz|readyz|metrics|openapi\.json)")
 
 OBJECT_FOLDERS = {"datasets/", "uploads/", "requests/"}  # in the object store
 

@@ -1,5 +1,6 @@
 """What both processes read from every request, and write on every answer: its id."""
 
+import hashlib
 import re
 import secrets
 
@@ -19,11 +20,10 @@ class RequestIds:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = request_id_of(scope)
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id_of(scope)
             await send(message)
 
         await self.app(scope, receive, named)
@@ -38,3 +38,10 @@ def request_id_of(scope: Scope) -> str:
         request_id = sent if REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
         state["request_id"] = request_id
     return request_id
+
+
+def rename(scope: Scope, request_id: str) -> None:
+    """Gives this request the id that its body carries. One that is not sound as a header is digested."""
+    if not REQUEST_ID.fullmatch(request_id):
+        request_id = hashlib.blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    scope.setdefault("state", {})["request_id"] = request_id

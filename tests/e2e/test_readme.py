@@ -59,13 +59,21 @@ def test_every_line_of_the_tour_works_when_pasted(tour: list[tuple[str, str]]) -
 
 
 def test_every_line_of_serving_works_when_pasted(service: Service, folder: Path, tour: list[tuple[str, str]]) -> None:
-    lines = steps(ROOT / "docs/serving.md")
-    printed = dict(zip(lines, paste(lines, folder, service), strict=True))
-    replies = [json.loads(output) for line, output in printed.items() if "/predict" in line]
-    assert [len(reply["predictions"]) for reply in replies] == [1, 2, 1]
-    assert all(reply["predictions"][0] == replies[0]["predictions"][0] for reply in replies)
-    (explained,) = (json.loads(output) for line, output in printed.items() if "/explain?" in line)
-    assert (explained["label"], explained["predicted"]) == ("1", replies[0]["predictions"][0]["label"])
+    pasted = steps(ROOT / "docs/serving.md")
+    printed = list(zip(pasted, paste(pasted, folder, service), strict=True))
+    v1, v2 = ([json.loads(out) for step, out in printed if path in step] for path in ("/predict", '/infer" --'))
+    assert [len(reply["predictions"]) for reply in v1] == [1, 2, 1]
+    assert all(reply["predictions"][0] == v1[0]["predictions"][0] for reply in v1)
+    best = v1[0]["predictions"][0]
+    for reply in v2:
+        score, _, label = reply["outputs"][0]["data"][0].split(":")
+        assert (reply["id"], label) == ("order-7", best["label"])
+        assert float(score) == pytest.approx(best["score"], abs=1e-5)
+    by_triton, by_http = [out for step, out in printed if step.startswith("python")]
+    assert f"files: {v2[0]['outputs'][0]['data'][0]}\npixels: (8, 10)" in by_triton
+    assert by_http.startswith("JSON: [1, 10] ")
+    (explained,) = (json.loads(output) for line, output in printed if "/explain?" in line)
+    assert (explained["label"], explained["predicted"]) == ("1", v1[0]["predictions"][0]["label"])
     assert (folder / "overlay.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,10 +1,12 @@
 """What is documented is what is answered."""
 
+import copy
 import re
 from typing import Any
 
-from serve import openapi
+from serve import oip, oip_openapi, openapi
 from serve.app import claims
+from serve.oip_schemas import InferRequest, InferResponse
 from serve.openapi import EXPLAINED, REPLY
 from serve.schemas import ExplainReply, PredictReply
 
@@ -13,7 +15,8 @@ def test_the_operations_to_predict_and_to_explain_are_added_with_their_schemas()
     document: dict[str, Any] = {"paths": {}, "components": {"schemas": {"Problem": {}}}}
     openapi.add_to(document)
     targets = ("/v1/deployments/{deployment}", "/v1/models/{model}")
-    assert set(document["paths"]) == {f"{target}/{verb}" for target in targets for verb in ("predict", "explain")}
+    found = {path for path in document["paths"] if path.startswith("/v1")}
+    assert found == {f"{target}/{verb}" for target in targets for verb in ("predict", "explain")}
     named = set(re.findall(r"#/components/schemas/(\w+)", str(document)))
     assert named <= set(document["components"]["schemas"])
     assert {"PredictRequest", "PredictReply", "ExplainRequest", "ExplainReply", "Problem"} <= named
@@ -24,6 +27,20 @@ def test_the_documented_replies_are_some() -> None:
     assert ExplainReply.model_validate(EXPLAINED).model_dump() == EXPLAINED
 
 
+def test_the_protocol_is_described_as_it_is_routed_and_a_second_time_changes_nothing() -> None:
+    document: dict[str, Any] = {}
+    oip_openapi.add_to(document)
+    before = copy.deepcopy(document)
+    oip_openapi.add_to(document)
+    assert document == before
+    described = {(path, method.upper()) for path, methods in document["paths"].items() for method in methods}
+    assert described == {
+        (route.path, method) for route in oip.ROUTES for method in (route.methods or ()) if method != "HEAD"
+    }
+    assert InferRequest.model_validate(oip_openapi.REQUEST)
+    assert InferResponse.model_validate(oip_openapi.RESPONSE)
+
+
 def test_the_app_claims_its_routes_and_no_others() -> None:
     def claimed(path: str, kind: str = "http") -> bool:
         return claims({"type": kind, "path": path})
@@ -31,6 +48,15 @@ def test_the_app_claims_its_routes_and_no_others() -> None:
     assert claimed("/v1/deployments/flowers/predict")
     assert claimed("/v1/models/flowers@3/predict")
     assert claimed("/v1/models/flowers/explain")
-    for path in ("/v1/deployments/flowers", "/v1/deployments/a/b/predict", "/v1/models/x/predict/", "/healthz", "/v1"):
+    assert claimed("/v2")
+    assert claimed("/v2/anything")
+    for path in (
+        "/v20",
+        "/v1/deployments/flowers",
+        "/v1/deployments/a/b/predict",
+        "/v1/models/x/predict/",
+        "/healthz",
+        "/v1",
+    ):
         assert not claimed(path)
     assert not claimed("/v1/models/flowers/predict", "websocket")
