@@ -16,12 +16,14 @@ class Classifier(nn.Module):
     """uint8 (B, packed side, packed side, C) to logits (B, classes): resizes, normalises and asks the network.
 
     Its state holds all that a model needs beside its genotype: the network's weights and averages, `mean` and
-    `deviation` of the channels in pixel units, and `resize`, the matrix from the packed to the trained resolution
-    (absent when they are the same).
+    `deviation` of the channels in pixel units, `resize`, the matrix from the packed to the trained resolution
+    (absent when they are the same), and `temperature`, by which logits are divided: 1 until a training has ended and
+    fitted it (`search/calibration.py`).
     """
 
     mean: Tensor
     deviation: Tensor
+    temperature: Tensor
     resize: Tensor | None
 
     def __init__(self, network: nn.Module, classes: int, mean: Tensor, deviation: Tensor, matrix: Tensor | None):
@@ -32,6 +34,7 @@ class Classifier(nn.Module):
         self.register_buffer("mean", mean.reshape(-1, 1, 1))
         self.register_buffer("deviation", deviation.reshape(-1, 1, 1))
         self.register_buffer("resize", matrix)
+        self.register_buffer("temperature", torch.ones(()))
 
     @classmethod
     def around(
@@ -59,9 +62,9 @@ class Classifier(nn.Module):
         pixels = self.normalised(pixels)
         if not mirror:
             plain: Tensor = self.network(pixels)
-            return plain
+            return plain / self.temperature
         both: Tensor = self.network(torch.cat([pixels, pixels.flip(3)]))
-        return both.reshape(2, -1, self.classes).mean(0)
+        return both.reshape(2, -1, self.classes).mean(0) / self.temperature
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """float (B, C, S, S) in pixel units to zero mean and unit deviation."""

@@ -18,11 +18,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from search.calibration import fitted_temperature
 from search.candidate import Fidelity
 from search.classifier import Classifier, network_weights
 from search.data import Images, generator
 from search.device import Device
-from search.evaluate import metrics_of, predicted, predicted_both_ways, score_of
+from search.evaluate import calibration_error, metrics_of, predicted, predicted_both_ways, score_of
 from search.feed import Feed, batch_size_of, share_of
 from search.optimizer import Optimizer
 from search.space import Cost, Genotype, Space, side_of
@@ -88,7 +89,8 @@ class Point:
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
     """weights: state of a `Classifier`, on the CPU. metrics and score: on the validation pictures (on as many as the
-    time allowed where they are very many), as the model will answer. stopped: `progress` asked for it; then the schedule was cut short. mirror_at_test: mirrored averaging
+    time allowed where they are very many), as the model will answer; metrics tell the temperature that was fitted there,
+    and log loss and calibration error without it. stopped: `progress` asked for it; then the schedule was cut short. mirror_at_test: mirrored averaging
     lowered the log loss on the validation pictures."""
 
     weights: dict[str, Tensor]
@@ -328,17 +330,29 @@ class _Run:
         return Trained(weights, metrics, score, tuple(self.curve), speed, epochs, seconds, stopped, mirror)
 
     def _validated(self, until: float | None) -> tuple[dict[str, float], bool]:
-        """Metrics on the validation pictures and whether mirrored averaging gave them. `until`: moment of
-        `time.perf_counter` at which what has been seen has to do."""
+        """Metrics on the validation pictures and whether mirrored averaging gave them; sets the classifier's temperature.
+
+        until: moment of `time.perf_counter` at which what has been seen has to do.
+        """
         rows, flip = self.scored, self.recipe.flip
         plain, mirrored = predicted_both_ways(self.classifier, self.images, rows, flip, self.device, until)
         targets = self.images.targets[rows[: len(plain)]]
-        metrics = metrics_of(targets, torch.softmax(plain, 1).numpy())
+        logits, mirror = plain, False
+        before = metrics_of(targets, torch.softmax(plain, 1).numpy())
         if mirrored is not None:
             averaged = metrics_of(targets, torch.softmax(mirrored, 1).numpy())
-            if averaged["log_loss"] < metrics["log_loss"]:
-                return averaged, True
-        return metrics, False
+            if averaged["log_loss"] < before["log_loss"]:
+                logits, mirror, before = mirrored, True, averaged
+        temperature = fitted_temperature(logits, torch.from_numpy(targets))
+        self.classifier.temperature.fill_(temperature)
+        scores = torch.softmax(logits / temperature, 1).numpy()
+        calibration = {
+            "ece": calibration_error(targets, scores),
+            "temperature": temperature,
+            "uncalibrated_log_loss": before["log_loss"],
+            "uncalibrated_ece": calibration_error(targets, torch.softmax(logits, 1).numpy()),
+        }
+        return metrics_of(targets, scores) | calibration, mirror
 
     # ------------------------------------------------------------------------------------------ checkpoints
 

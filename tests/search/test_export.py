@@ -26,7 +26,8 @@ def weights_of(genotype: Genotype, side: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     network = SPACE.build(genotype)
     mean, deviation = torch.tensor([100.0, 120.0, 90.0]), torch.tensor([50.0, 60.0, 70.0])
-    return dict(Classifier.around(network, 4, mean, deviation, PACKED, side).state_dict())
+    weights = Classifier.around(network, 4, mean, deviation, PACKED, side).state_dict()
+    return dict(weights) | {"temperature": torch.tensor(0.6)}
 
 
 @pytest.mark.parametrize(("side", "mirror"), [(24, False), (16, True)])

@@ -36,7 +36,8 @@ def weights_of(space: Space, genotype: Genotype) -> dict[str, Tensor]:
     for _ in range(5):
         network.train()(torch.randn(8, channels, side, side))
     mean, deviation = torch.linspace(90, 130, channels), torch.linspace(50, 70, channels)
-    return dict(Classifier.around(network, space.shape.classes, mean, deviation, PACKED, side).state_dict())
+    weights = Classifier.around(network, space.shape.classes, mean, deviation, PACKED, side).state_dict()
+    return dict(weights) | {"temperature": torch.tensor(1.7)}
 
 
 def written(space: Space, genotype: Genotype, labels: Sequence[str] = LABELS, mirror: bool = False) -> str:

@@ -97,6 +97,30 @@ def test_a_small_network_reads_digits_after_a_few_epochs() -> None:
     assert result.epochs == pytest.approx(8, abs=0.1)
 
 
+def test_a_training_ends_with_the_temperature_that_its_validation_asks_for() -> None:
+    result = trained(Fidelity(epochs=3))
+    metrics = result.metrics
+    assert result.weights["temperature"].item() == pytest.approx(metrics["temperature"])
+    assert metrics["temperature"] != 1.0  # smoothed labels leave a network less sure than it might be
+    assert metrics["log_loss"] < metrics["uncalibrated_log_loss"]
+    seen = dict(mirror_at_test=result.mirror_at_test, device=CPU)
+    genotype = SMALL.to_genotype()
+    again = evaluate(SPACE, genotype, result.weights, digits(), Split.VALIDATION, **seen)  # type: ignore[arg-type]
+    assert again.metrics["log_loss"] == pytest.approx(metrics["log_loss"], rel=1e-3)
+    plain = result.weights | {"temperature": torch.tensor(1.0)}
+    before = evaluate(SPACE, genotype, plain, digits(), Split.VALIDATION, **seen)  # type: ignore[arg-type]
+    assert before.metrics["log_loss"] == pytest.approx(metrics["uncalibrated_log_loss"], rel=1e-3)
+    assert before.metrics["accuracy"] == again.metrics["accuracy"]
+
+
+def test_a_warm_start_takes_the_weights_and_not_the_temperature() -> None:
+    first = trained(Fidelity(epochs=1))
+    hot = first.weights | {"temperature": torch.tensor(9.0)}
+    assert same(
+        trained(Fidelity(epochs=1), warm_start=first.weights).weights, trained(Fidelity(epochs=1), warm_start=hot).weights
+    )
+
+
 @cache
 def large() -> Images:
     """A few of the digits in 64×64 pixels."""
