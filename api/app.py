@@ -16,6 +16,7 @@ import api.audit.routes
 import api.datasets.routes
 import api.deployments.routes
 import api.docs.routes
+import api.evaluations.routes
 import api.exports.routes
 import api.health.routes
 import api.jobs.routes
@@ -74,6 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         api.datasets.routes.streamed,
         api.searches.routes.router,
         api.models.routes.router,
+        api.evaluations.routes.router,
         api.exports.routes.router,
         api.deployments.routes.router,
         api.monitoring.routes.router,

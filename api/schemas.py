@@ -91,6 +91,7 @@ ModelRef = Annotated[
 AliasRef = Annotated[
     str, Path(pattern="^[A-Za-z][A-Za-z0-9._-]{0,62}$", description="The alias; it begins with a letter.")
 ]
+EvaluationRef = Annotated[str, Path(pattern="^ev_[0-9a-f]{32}$", description="The evaluation's id.")]
 ExportRef = Annotated[str, Path(pattern="^ex_[0-9a-f]{32}$", description="The export's id.")]
 DeploymentRef = Annotated[str, Path(pattern=REFERENCE_PATTERN, description="The deployment's id or name.")]
 JobRef = Annotated[str, Path(pattern="^jo_[0-9a-f]{32}$", description="The job's id.")]

@@ -1,4 +1,7 @@
-"""How good a trained network is on one split: metrics, figures per label, confusion."""
+"""How good a network is on the way: quick metrics, by which trainings go and searches choose.
+
+All figures of a finished model are made by `search/figures.py`.
+"""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +15,7 @@ from torch import Tensor
 from search.classifier import Classifier
 from search.data import Images, Split
 from search.device import Device
-from search.space import Genotype, Json, Space
+from search.space import Genotype, Space
 
 _BATCH = 256
 _TINY = 1e-7  # scores are not taken as surer than this in the log loss
@@ -20,38 +23,15 @@ CALIBRATION_BINS = 15
 OBJECTIVES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 
 
-@dataclass(frozen=True, slots=True)
-class LabelFigures:
-    """One label: how many pictures carry it, and of these figures each is None where nothing defines it."""
-
-    label: str
-    count: int
-    precision: float | None
-    recall: float | None
-    f1: float | None
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """metrics: accuracy, balanced_accuracy, macro_f1, log_loss, count. confusion: int64 (true, predicted).
-    scores: float32 (N, classes), in the order of `rows`, int64 (N,), positions in the data set."""
+    """metrics: those of `metrics_of`. confusion: int64 (true, predicted). scores: float32 (N, classes), in the order of
+    `rows`, int64 (N,), positions in the data set."""
 
     metrics: dict[str, float]
-    labels: tuple[LabelFigures, ...]
     confusion: NDArray[np.int64]
     scores: NDArray[np.float32]
     rows: NDArray[np.int64]
-
-    def to_json(self) -> dict[str, Json]:
-        """Without the scores of single pictures."""
-        return {
-            "metrics": self.metrics,
-            "labels": [
-                {"label": f.label, "count": f.count, "precision": f.precision, "recall": f.recall, "f1": f.f1}
-                for f in self.labels
-            ],
-            "confusion": self.confusion.tolist(),
-        }
 
 
 def evaluate(
@@ -71,19 +51,10 @@ def evaluate(
     classifier = Classifier.load(space, genotype, weights)
     device.place(classifier)
     scores = torch.softmax(predicted(classifier, images, rows, mirror_at_test, device), dim=1).numpy()
-    return evaluation_of(scores, images.targets[rows], images.labels, rows)
-
-
-def evaluation_of(
-    scores: NDArray[np.float32], targets: NDArray[np.int64], labels: tuple[str, ...], rows: NDArray[np.int64]
-) -> Evaluation:
-    """Figures of `scores` (N, classes), rows summing to one, from torch or from ONNX Runtime, for pictures at `rows`.
-
-    Without pictures there are no metrics: a data set too small for a test split has none to report.
-    """
-    confusion = confusion_of(targets, scores.argmax(1), len(labels))
-    metrics = {"count": float(len(rows))} | (metrics_of(targets, scores) if len(rows) else {})
-    return Evaluation(metrics, _per_label(confusion, labels), confusion, scores, rows)
+    targets = images.targets[rows]
+    return Evaluation(
+        metrics_of(targets, scores), confusion_of(targets, scores.argmax(1), len(images.labels)), scores, rows
+    )
 
 
 @torch.inference_mode()
@@ -168,19 +139,3 @@ def score_of(metrics: Mapping[str, float], objective: str) -> float:
 def confusion_of(targets: NDArray[np.int64], guesses: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
     """int64 (classes, classes): rows are true labels, columns what was predicted."""
     return np.bincount(targets * classes + guesses, minlength=classes**2).reshape(classes, classes)
-
-
-def _per_label(confusion: NDArray[np.int64], labels: tuple[str, ...]) -> tuple[LabelFigures, ...]:
-    figures = []
-    for place, label in enumerate(labels):
-        hit, truth, guess = int(confusion[place, place]), int(confusion[place].sum()), int(confusion[:, place].sum())
-        figures.append(
-            LabelFigures(
-                label,
-                truth,
-                hit / guess if guess else None,
-                hit / truth if truth else None,
-                2 * hit / (truth + guess) if truth else None,
-            )
-        )
-    return tuple(figures)

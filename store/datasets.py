@@ -14,7 +14,7 @@ from store import jobs
 from store.errors import ConflictError, NotFoundError, RefusedError
 from store.ids import NAME, NAME_RULE, is_id, new_id
 from store.states import DatasetState, SearchState, is_final, sources
-from store.tables import Dataset, DatasetVersion, DoomedObject, Example, Finding, Job, ReportLine, Search
+from store.tables import Dataset, DatasetVersion, DoomedObject, Evaluation, Example, Finding, Job, ReportLine, Search
 
 UPLOAD_KEPT_FOR = timedelta(days=1)
 EXAMPLE_COLUMNS = (
@@ -341,6 +341,9 @@ def delete(session: Session, dataset: Dataset) -> int:
         select(func.coalesce(func.sum(DatasetVersion.size_bytes), 0)).where(DatasetVersion.dataset_id == dataset.id)
     )
     doom(session, objects_of(session, dataset))
+    # What models answered about single pictures goes with these; the figures stay with the models.
+    own = select(DatasetVersion.id).where(DatasetVersion.dataset_id == dataset.id)
+    session.execute(update(Evaluation).where(Evaluation.version_id.in_(own)).values(answers_sha256=None))
     session.delete(dataset)
     session.flush()
     return int(freed or 0)

@@ -172,10 +172,6 @@ def _answering(ids: Sequence[str]) -> Select[str, str]:
     )
 
 
-def evaluations(session: Session, model: Model) -> Sequence[Evaluation]:
-    return session.scalars(select(Evaluation).where(Evaluation.model_id == model.id).order_by(Evaluation.id)).all()
-
-
 def listed(noun: str, names: Sequence[str]) -> str:
     """For messages: `the deployments 'a', 'b'`."""
     plural = "" if len(names) == 1 else "es" if noun.endswith("s") else "s"
@@ -211,6 +207,8 @@ def delete(session: Session, model: Model) -> int:
             or_(
                 Blob.sha256.in_([model.weights_sha256, model.onnx_sha256]),
                 Blob.sha256.in_(select(Export.sha256).where(Export.model_id == model.id)),
+                Blob.sha256.in_(select(Evaluation.curves_sha256).where(Evaluation.model_id == model.id)),
+                Blob.sha256.in_(select(Evaluation.answers_sha256).where(Evaluation.model_id == model.id)),
             )
         )
     )

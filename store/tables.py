@@ -364,23 +364,33 @@ class ModelAlias(Base):
 
 
 class Evaluation(Base):
-    """A model on a split."""
+    """What a model answered about pictures of a data set. The figures outlive the data set, single answers do not."""
 
     __tablename__ = "evaluations"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
     version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id", ondelete="SET NULL"))
+    own: Mapped[bool]  # on the version that the model was trained on
     split: Mapped[str]
     example_count: Mapped[int]
+    skipped: Mapped[Json]  # unknown_labels: label to pictures; unreadable: pictures
+    trained_on: Mapped[int]  # of the pictures, how many were in the training part
     metrics: Mapped[Json]
+    intervals: Mapped[Json]  # metric to low, high, resamples
     per_label: Mapped[list[Json]]
-    confusion: Mapped[list[list[int]]]  # rows: true label, columns: predicted
+    confusion: Mapped[list[list[int]]] = mapped_column(deferred=True)  # rows: true label, columns: predicted
+    reliability: Mapped[list[Json]]
+    slices: Mapped[list[Json]]
+    curves_sha256: Mapped[bytes] = mapped_column(ForeignKey("blobs.sha256"))
+    answers_sha256: Mapped[bytes | None] = mapped_column(ForeignKey("blobs.sha256"))
     created_at: Mapped[datetime] = created_column()
 
     __table_args__ = (
-        UniqueConstraint("model_id", "version_id", "split"),
-        CheckConstraint("split IN ('validation', 'test')", "split"),
+        CheckConstraint("split IN ('train', 'validation', 'test', 'all')", "split"),
+        CheckConstraint("version_id IS NOT NULL OR answers_sha256 IS NULL", "no_answers_without_data"),
+        Index(None, "model_id", "id"),
+        Index(None, "version_id"),
     )
 
 

@@ -18,7 +18,7 @@ from search.space import InvalidGenotypeError, Space
 from search.strategies import StateError, Strategy, strategy_for
 from search.supernet import describe_supernet, supernet_cost
 from search.surrogates.ranks import rank_correlation
-from store import jobs, notes, searches, trials, workers
+from store import evaluations, notes, searches, trials, workers
 from store.database import hint
 from store.queue import Hint, Task
 from store.states import JobState, SearchState, TrialState, is_final
@@ -232,14 +232,18 @@ def _begin_finish(session: Session, search: Search, ended: Any) -> None:
         )
         return
     searches.move(session, search, SearchState.FINISHING)
-    jobs.create(session, "evaluation", {"model_id": search.model_id, "split": "test", "search_id": search.id})
+    evaluations.request_last(session, search.model_id, search.version_id, search.id)
 
 
 def _finish(session: Session, search: Search) -> None:
     """Hand over once the test pictures have been looked at, once."""
     assert search.model_id is not None
     evaluated = session.scalars(
-        select(Evaluation).where(Evaluation.model_id == search.model_id, Evaluation.split == "test")
+        select(Evaluation.id).where(
+            Evaluation.model_id == search.model_id,
+            Evaluation.version_id == search.version_id,
+            Evaluation.split == "test",
+        )
     ).first()
     if evaluated is not None:
         searches.move(session, search, SearchState.SUCCEEDED)
@@ -252,7 +256,7 @@ def _finish(session: Session, search: Search) -> None:
         .limit(1)
     ).one_or_none()
     if job is None or (job.state is JobState.CANCELLED and search.cancel_requested_at is None):
-        jobs.create(session, "evaluation", {"model_id": search.model_id, "split": "test", "search_id": search.id})
+        evaluations.request_last(session, search.model_id, search.version_id, search.id)
     elif job.state is JobState.FAILED:
         reason = (job.error or {}).get("message", "no reason was recorded")
         searches.move(

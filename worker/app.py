@@ -15,7 +15,7 @@ from store.queue import Queue, celery_app
 from store.queue import Task as Name
 from store.settings import load_settings
 from worker import advance as advancing
-from worker import execute, jobs, presence
+from worker import evaluations, execute, jobs, presence
 from worker.context import process_context
 
 app = celery_app(load_settings().require_redis_url())
@@ -54,9 +54,12 @@ def begin_presence(sender: Any, **_: Any) -> None:
 
 @signals.worker_process_init.connect
 def warm_up(**_: Any) -> None:
-    """In each pool process: have a trainer load torch before the first trial comes."""
-    if Queue.TRIAL in presence.queues_of_this_worker():
+    """In each pool process: load what takes seconds before the first trial or evaluation comes."""
+    queues = presence.queues_of_this_worker()
+    if Queue.TRIAL in queues:
         execute.warm_up(process_context(), presence.name_of_this_worker())
+    if Queue.DATA in queues:
+        evaluations.warm_up()
 
 
 @signals.worker_shutting_down.connect

@@ -15,6 +15,8 @@ def job_view(job: tables.Job) -> Job:
         links["report"] = f"{here}/report"
     if job.dataset_id is not None:
         links["dataset"] = link_to("datasets", job.dataset_id)
+    if job.kind == "evaluation" and job.result is not None:
+        links["evaluation"] = link_to("models", job.result["model_id"], "evaluations", job.result["evaluation_id"])
     error = None
     if job.error is not None:
         # A traceback is for the log and the operator, not for every reader of a job.

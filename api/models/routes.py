@@ -1,7 +1,7 @@
 """Routes of models: look at, take away, delete."""
 
 from contextlib import suppress
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from api.deps import Editor, Unchanged, Viewer, Work
 from api.downloads import BINARY, Download, send
-from api.models.schemas import Alias, AliasPage, Evaluation, Model, ModelPage, NewAlias
-from api.models.views import alias_view, evaluation_view, model_views
+from api.models.schemas import Alias, AliasPage, Model, ModelPage, NewAlias
+from api.models.views import alias_view, model_views
 from api.openapi import PYTHON
 from api.routing import Route, revision_tag
 from api.runtime import runtime_of
@@ -109,18 +109,6 @@ def delete_model_alias(model: ModelRef, alias: AliasRef, work: Work, caller: Edi
     unchanged.check(found.revision)
     aliases.delete(work, found)
     audit.note(work, caller.id, "model.alias.delete", f"{found.name}@{found.alias}", {"version": found.number})
-
-
-@router.get("/{model}/evaluation")
-def get_model_evaluation(
-    model: ModelRef, work: Work, _: Viewer, split: Literal["validation", "test"] = "test"
-) -> Evaluation:
-    """How it does on pictures it was not trained on: over all, per label, and what it takes for what."""
-    found = models.get(work, model)
-    for evaluation in models.evaluations(work, found):
-        if evaluation.split == split:
-            return evaluation_view(found, evaluation)
-    raise NotFoundError("evaluation", f"of {found.name}@{found.number} on {split}")
 
 
 @router.get("/{model}/onnx", response_class=Response, responses=BINARY)

@@ -1,6 +1,6 @@
 """Models on the wire."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -56,15 +56,3 @@ class Alias(View):
 
 class AliasPage(Page[Alias]):
     pass
-
-
-class Evaluation(View):
-    id: str
-    model: str
-    version: int
-    split: Literal["validation", "test"]
-    examples: int
-    metrics: dict[str, Any]
-    per_label: list[dict[str, Any]]
-    confusion: list[Any] = Field(description="Rows: the true label, columns: the predicted one.")
-    created_at: Time

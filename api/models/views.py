@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from api.models.schemas import Alias, Evaluation, Model
+from api.models.schemas import Alias, Model
 from api.schemas import link_to
 from store import aliases, models, tables
 
@@ -21,6 +21,7 @@ def model_views(session: Session, found: Sequence[tables.Model]) -> list[Model]:
             "self": here,
             "versions": link_to("models", model.name, "versions"),
             "evaluation": link_to("models", f"{model.name}@{model.number}", "evaluation"),
+            "evaluations": link_to("models", f"{model.name}@{model.number}", "evaluations"),
             "aliases": link_to("models", model.name, "aliases"),
             "onnx": link_to("models", f"{model.name}@{model.number}", "onnx"),
             "exports": link_to("models", f"{model.name}@{model.number}", "exports"),
@@ -71,18 +72,4 @@ def alias_view(alias: tables.ModelAlias) -> Alias:
             "model": link_to("models", f"{alias.name}@{alias.alias}"),
             "predict": link_to("models", f"{alias.name}@{alias.alias}", "predict"),
         },
-    )
-
-
-def evaluation_view(model: tables.Model, evaluation: tables.Evaluation) -> Evaluation:
-    return Evaluation(
-        id=evaluation.id,
-        model=model.name,
-        version=model.number,
-        split=evaluation.split,
-        examples=evaluation.example_count,
-        metrics=evaluation.metrics,
-        per_label=evaluation.per_label,
-        confusion=evaluation.confusion,
-        created_at=evaluation.created_at,
     )

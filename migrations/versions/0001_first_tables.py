@@ -598,22 +598,36 @@ def upgrade() -> None:
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("model_id", sa.Text(), nullable=False),
         sa.Column("version_id", sa.Text(), nullable=True),
+        sa.Column("own", sa.Boolean(), nullable=False),
         sa.Column("split", sa.Text(), nullable=False),
         sa.Column("example_count", sa.BigInteger(), nullable=False),
+        sa.Column("skipped", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("trained_on", sa.BigInteger(), nullable=False),
         sa.Column("metrics", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("intervals", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
         sa.Column("per_label", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
         sa.Column("confusion", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("reliability", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("slices", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("curves_sha256", sa.LargeBinary(), nullable=False),
+        sa.Column("answers_sha256", sa.LargeBinary(), nullable=True),
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
-        sa.CheckConstraint("split IN ('validation', 'test')", name=op.f("ck_evaluations_split")),
+        sa.CheckConstraint("split IN ('train', 'validation', 'test', 'all')", name=op.f("ck_evaluations_split")),
+        sa.CheckConstraint(
+            "version_id IS NOT NULL OR answers_sha256 IS NULL", name=op.f("ck_evaluations_no_answers_without_data")
+        ),
+        sa.ForeignKeyConstraint(["answers_sha256"], ["blobs.sha256"], name=op.f("fk_evaluations_answers_sha256")),
+        sa.ForeignKeyConstraint(["curves_sha256"], ["blobs.sha256"], name=op.f("fk_evaluations_curves_sha256")),
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_evaluations_model_id"), ondelete="CASCADE"),
         sa.ForeignKeyConstraint(
             ["version_id"], ["dataset_versions.id"], name=op.f("fk_evaluations_version_id"), ondelete="SET NULL"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_evaluations")),
-        sa.UniqueConstraint("model_id", "version_id", "split", name=op.f("uq_evaluations_model_id_version_id_split")),
     )
+    op.create_index(op.f("ix_evaluations_model_id_id"), "evaluations", ["model_id", "id"], unique=False)
+    op.create_index(op.f("ix_evaluations_version_id"), "evaluations", ["version_id"], unique=False)
     op.create_table(
         "exports",
         sa.Column("id", sa.Text(), nullable=False),
@@ -643,6 +657,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("exports")
+    op.drop_index(op.f("ix_evaluations_version_id"), table_name="evaluations")
+    op.drop_index(op.f("ix_evaluations_model_id_id"), table_name="evaluations")
     op.drop_table("evaluations")
     op.drop_table("model_references")
     op.drop_index(op.f("ix_deployment_targets_model_id"), table_name="deployment_targets")

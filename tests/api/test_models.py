@@ -31,8 +31,8 @@ def test_a_model_is_had_by_name_version_and_id(client: TestClient, won: World) -
 
 def test_a_model_is_evaluated_and_taken_away(client: TestClient, won: World) -> None:
     evaluation = client.get("/v1/models/hunt/evaluation").json()
-    assert (evaluation["split"], evaluation["metrics"]) == ("test", {"accuracy": 1.0})
-    assert evaluation["confusion"] == [[1, 0], [0, 0]]
+    assert (evaluation["split"], evaluation["metrics"]) == ("test", {"accuracy": 0.5, "auc_pr": None})
+    assert client.get(evaluation["links"]["confusion"]).json()["matrix"] == [[0, 1], [0, 1]]
     assert client.get("/v1/models/hunt/evaluation?split=validation").status_code == 404
     onnx = client.get("/v1/models/hunt/onnx")
     assert onnx.content.startswith(b"onnxtr_")

@@ -13,6 +13,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from api.datasets.schemas import DatasetPatch, NewDataset, NewSplit
 from api.deployments.schemas import DeploymentPatch, NewDeployment
+from api.evaluations.schemas import NewEvaluation
 from api.exports.schemas import NewExport
 from api.keys.schemas import NewKey
 from api.monitoring.schemas import NewFeedback
@@ -71,6 +72,7 @@ def test_the_examples_of_requests_are_accepted(app: FastAPI) -> None:
         NewKey,
         NewSearch,
         Budget,
+        NewEvaluation,
         NewExport,
         NewFeedback,
     ):
@@ -105,6 +107,7 @@ def test_whatever_is_sent_the_answers_keep_to_the_description(
     world.dataset()
     world.finished()
     with serving(app) as server:
+        known_here = KNOWN | {"evaluation": world.evaluation("hunt")}
         schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
         for result in schema.get_all_operations():
             operation = result.ok()
@@ -122,7 +125,8 @@ def test_whatever_is_sent_the_answers_keep_to_the_description(
             )
             def check(case: schemathesis.Case, known: bool) -> None:
                 if known and case.meta.generation.mode.is_positive:
-                    case.path_parameters |= {name: KNOWN[name] for name in case.path_parameters if name in KNOWN}
+                    here = {name: known_here[name] for name in case.path_parameters if name in known_here}
+                    case.path_parameters |= here
                 if case.meta.generation.mode.is_positive and "wait" in (case.query or {}):
                     case.query["wait"] = 0.1  # up to 60 seconds are right, too
                 case.call_and_validate(headers={"X-API-Key": secrets["admin"]}, excluded_checks=[MEANT])

@@ -12,13 +12,14 @@ from PIL import Image
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from store import datasets, jobs, leases, models, searches, trials
+from search.answers import Answers, Curves
+from store import blobs, datasets, evaluations, jobs, leases, models, searches, trials
 from store.database import Sessions
 from store.datasets import NewVersion
 from store.ids import new_id
 from store.objects import Objects
 from store.states import JobState, SearchState, TrialState
-from store.tables import Dataset, Evaluation, Job, Model, Search, Trial
+from store.tables import Dataset, Job, Model, Search, Trial
 
 LABELS = ["cat", "dog"]
 SIDE = 8
@@ -169,18 +170,34 @@ class World:
                     labels=LABELS, metrics={"accuracy": trial.score}, source=NETWORK, params=100, flops=200, lineage={},
                 ),
             )  # fmt: skip
-            session.add(
-                Evaluation(
-                    id=new_id("evaluation"), model_id=model.id, version_id=found.version_id, split="test",
-                    example_count=1, metrics={"accuracy": 1.0}, per_label=[{"label": "cat", "recall": 1.0}],
-                    confusion=[[1, 0], [0, 0]],
-                )
+            targets, scores = np.array([1, 0]), np.array([[0.2, 0.8], [0.1, 0.9]], np.float32)
+            nothing = {"precision": None, "recall": None, "f1": None, "average_precision": None, "auc_roc": None}
+            evaluations.add(
+                session, model, found.version, "test",
+                {
+                    "example_count": 2, "skipped": {"unknown_labels": {}, "unreadable": 0}, "trained_on": 0,
+                    "metrics": {"accuracy": 0.5, "auc_pr": None},
+                    "intervals": {"accuracy": {"low": 0.0, "high": 1.0, "resamples": 1000}},
+                    "per_label": [{"label": label, "support": 1} | nothing for label in LABELS],
+                    "confusion": [[0, 1], [0, 1]],
+                    "reliability": [{"low": 0.0, "high": 1.0, "count": 2, "sureness": 0.85, "accuracy": 0.5}],
+                    "slices": [{"by": "format", "value": "PNG", "count": 2, "metrics": {"accuracy": 0.5}}],
+                },
+                curves=blobs.put(session, Curves.of(targets, scores).to_bytes()),
+                answers=blobs.put(session, Answers.of(np.array([8, 9]), targets, scores).to_bytes()),
             )  # fmt: skip
             if best:
                 session.execute(
                     update(Search).where(Search.id == found.id).values(best_trial_id=trial.id, model_id=model.id)
                 )
         return model
+
+    def evaluation(self, model: str) -> str:
+        """The id of the newest evaluation of a model."""
+        with self.sessions.begin() as session:
+            found = evaluations.latest(session, models.get(session, model), "test")
+            assert found is not None
+            return found.id
 
     def finished(self, name: str = "hunt", dataset: str = "pets") -> Model:
         """A search that has succeeded, with a floor, two more trials and a model of two versions."""

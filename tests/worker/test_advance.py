@@ -302,7 +302,8 @@ def test_the_hand_over_waits_for_the_one_look_at_the_test_pictures(context: Cont
     take_turn(context, search_id)
     with context.sessions() as session:
         (job,) = session.scalars(select(Job).where(Job.kind == "evaluation"))
-    assert job.payload == {"model_id": "mo_x", "split": "test", "search_id": search_id}
+    version_id = search_of(context, search_id).version_id
+    assert job.payload == {"model_id": "mo_x", "version_id": version_id, "split": "test", "search_id": search_id}
     assert search_of(context, search_id).state is SearchState.FINISHING
     with context.sessions() as session:
         assert session.scalars(select(Evaluation)).all() == []
