@@ -235,6 +235,11 @@ def test_the_search_of_the_quickstart_takes_what_the_api_takes() -> None:
     assert fields | {"dataset"} == set(document()["components"]["schemas"]["NewSearch"]["properties"])
 
 
+def test_the_request_of_the_page_on_evaluation_is_what_the_api_takes() -> None:
+    rows = table(ROOT / "docs/evaluation.md", "| field | default | |")
+    assert {span(row[0]) for row in rows} == set(document()["components"]["schemas"]["NewEvaluation"]["properties"])
+
+
 def test_the_upload_of_the_quickstart_takes_what_the_api_takes() -> None:
     rows = table(ROOT / "docs/quickstart.md", "| parameter | default | |")
     parameters = document()["paths"]["/v1/datasets/{dataset}/data"]["put"]["parameters"]

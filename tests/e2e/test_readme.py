@@ -92,6 +92,18 @@ def test_every_line_of_monitoring_works_when_pasted(
     assert stats["requests"] >= 1
 
 
+def test_every_line_of_evaluation_works_when_pasted(
+    service: Service, folder: Path, tour: list[tuple[str, str]]
+) -> None:
+    lines = steps(ROOT / "docs/evaluation.md")
+    printed = dict(zip(lines, paste(lines, folder, service), strict=True))
+    (mistakes,) = (json.loads(output) for line, output in printed.items() if "errors?page_size" in line)
+    assert len(mistakes["items"]) == min(5, mistakes["total"])
+    (listed,) = (json.loads(output) for line, output in printed.items() if line.endswith('/reader/evaluations"'))
+    assert [evaluation["split"] for evaluation in listed["items"]] == ["validation", "test"]
+    assert (folder / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_every_line_of_the_quickstart_works_when_pasted(service: Service, tmp_path: Path) -> None:
     folder = checkout(tmp_path)
     write_flowers(folder)
