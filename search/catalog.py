@@ -397,6 +397,16 @@ EXPORTS: Mapping[str, Entry] = {
                 ),
             ),
         ),
+        Entry(
+            "pt2", "A torch.export program for PyTorch and what builds on it; any number of packed pictures at a time."
+        ),
+        Entry("safetensors", "The weights as safetensors and the genotype as JSON, zipped."),
+        Entry(
+            "python",
+            "A folder, zipped: the network as one readable module, weights, labels, a command line, requirements.",
+        ),
+        Entry("docker", "A build context, zipped: an image that answers pictures over HTTP."),
+        Entry("mlflow", "A model directory, zipped, that MLflow loads as onnx and as python_function."),
     )
 }
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 """
 
-# Preprocessing is that of `ingest/preprocess.py`, whole pictures instead of strips; a test compares the two.
 _ANSWERING = '''
 LABELS = [
 {labels}
@@ -58,8 +57,15 @@ def load(path: str) -> Classifier:
     return classifier.eval()
 
 
+def read(path: str) -> Tensor:
+    """A picture file as the classifier takes it: uint8 (PACKED_SIDE, PACKED_SIDE, CHANNELS), as in the training."""
+    return torch.from_numpy(pixels(path))
+'''
+
+# Preprocessing is that of `ingest/preprocess.py`, whole pictures instead of strips; a test compares the two.
+_READING = '''
 # EXIF tag 0x0112: how a camera was held
-TURNS = {{
+TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -67,12 +73,12 @@ TURNS = {{
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}}
+}
 
 
-def read(path: str) -> Tensor:
-    """A picture file as the classifier takes it: uint8 (PACKED_SIDE, PACKED_SIDE, CHANNELS), as in the training."""
-    with Image.open(path) as image:
+def pixels(file) -> np.ndarray:
+    """A picture file, by its path or opened, as the classifier takes it: uint8 (PACKED_SIDE, PACKED_SIDE, CHANNELS)."""
+    with Image.open(file) as image:
         image.draft(None, (2 * PACKED_SIDE, 2 * PACKED_SIDE))  # JPEG: no larger than needed
         image.load()
         flat = flattened(image)
@@ -82,7 +88,7 @@ def read(path: str) -> Tensor:
         turn = TURNS.get(image.getexif().get(0x0112, 1))
         if turn is not None:
             small = small.transpose(turn)
-    return torch.from_numpy(np.array(small, np.uint8).reshape(PACKED_SIDE, PACKED_SIDE, CHANNELS))
+    return np.array(small, np.uint8).reshape(PACKED_SIDE, PACKED_SIDE, CHANNELS)
 
 
 def flattened(image: Image.Image) -> Image.Image:
@@ -101,16 +107,26 @@ def flattened(image: Image.Image) -> Image.Image:
     if image.mode == "CMYK":
         image = image.convert("RGB")
     return image.convert(mode)
+'''
 
+_READING_ALONE = '''"""Picture files as the classifier takes them."""
 
+import numpy as np
+from PIL import Image
+
+PACKED_SIDE = {packed_side}  # pixels; what every picture is squashed to
+CHANNELS = {channels}
+'''
+
+_PROGRAM = """
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: python model.py weights.safetensors picture.jpg")
     with torch.inference_mode():
         (scores,) = load(sys.argv[1])(read(sys.argv[2])[None])
     for score, place in zip(*scores.topk(min(5, len(LABELS)))):
-        print(f"{{score:.4f}}  {{LABELS[place]}}")
-'''
+        print(f"{score:.4f}  {LABELS[place]}")
+"""
 
 
 def source_of(
@@ -130,4 +146,13 @@ def source_of(
         colours="gray" if channels == 1 else "red, green, blue",
         mirror=mirror_at_test,
     )
-    return f"{description}\n\n{_IMPORTS}\n\n{classes}\n\n{answering.lstrip()}"
+    parts = (_IMPORTS, classes, answering.strip() + "\n", _READING.strip() + "\n", _PROGRAM.lstrip())
+    return f"{description}\n\n" + "\n\n".join(parts)
+
+
+def preprocessing_source(*, packed_side: int, channels: int) -> str:
+    """Source of a module that reads picture files as the training did, `pixels(file)`, for those who answer without torch.
+
+    It needs NumPy and Pillow.
+    """
+    return _READING_ALONE.format(packed_side=packed_side, channels=channels) + "\n\n" + _READING.strip() + "\n"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from search import catalog
 from search.data import Images
-from search.exports import onnx_files
+from search.exports import docker, mlflow, onnx_files, torch_files
 from search.exports.fresh import answers
 from search.exports.values import MAX_DIFFERENCE, Data, DifferenceError, Format, Subject, scores_of
 
@@ -22,6 +22,11 @@ COMPARED = 64  # pictures
 FORMATS: Mapping[str, Format] = {
     "onnx": onnx_files.plain,
     "onnx-int8": onnx_files.int8,
+    "pt2": torch_files.pt2,
+    "safetensors": torch_files.safetensors,
+    "python": torch_files.python,
+    "docker": docker.docker,
+    "mlflow": mlflow.mlflow,
 }
 
 

@@ -45,9 +45,11 @@ class FreshError(RuntimeError):
 
 def run_alone(program: str, folder: Path) -> None:
     """Run Python source in `folder`, without our packages, environment or user site. Raises FreshError."""
+    script = folder / "alone.py"  # not an argument: those are limited to 128 kB, and a large network's source is longer
+    script.write_text(_ALONE + program, "utf-8")
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-X", "utf8", "-c", _ALONE + program],
+            [sys.executable, "-I", "-X", "utf8", str(script)],
             cwd=folder,
             env={"PATH": os.defpath, "HOME": str(folder), "TMPDIR": str(folder)},
             stdin=subprocess.DEVNULL,

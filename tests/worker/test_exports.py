@@ -1,21 +1,31 @@
 """Exports by a worker: real networks, converted, loaded in a fresh process and compared."""
 
+import io
+import json
+import socket
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import onnx
 import pytest
+import torch
+import yaml
 from sqlalchemy import update
 
 from ingest.preprocess import Preprocessing, squashed
 from search.data import Images
-from search.exports import export
+from search.exports import FORMATS, export
 from search.exports.fresh import FreshError, run_alone
-from search.exports.values import Data, RefusedError, Subject, scores_of
+from search.exports.values import Data, DifferenceError, RefusedError, Subject, scores_of
 from store import blobs, exports, jobs, models
 from store.states import JobState
 from store.tables import Dataset, Job, Model
+from tests.support.pictures import png
 from tests.support.trained import SIDE, trained_digits, trained_model
 from worker import jobs as running
 from worker.context import Context
@@ -181,3 +191,97 @@ def test_pictures_of_any_size_are_resized_inside_as_for_the_training(context: Co
     small = np.stack([squashed(picture, Preprocessing(SIDE, 1)) for picture in large])
     np.testing.assert_allclose(scores_of(content, large), scores_of(answer.onnx, small), atol=1e-5)
     assert {prop.key for prop in onnx.load_from_string(content).metadata_props} >= {"labels", "genotype"}
+
+
+def test_an_export_that_answers_otherwise_fails() -> None:
+    """Whatever the reason: here, the head of another network in the file that is served."""
+    answer = trained_digits()
+    network = onnx.load_from_string(answer.onnx)
+    for tensor in network.graph.initializer:
+        if tensor.name.endswith("head.weight"):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
+    with pytest.raises(DifferenceError, match="differ from the model's by up to"):
+        export(subject(onnx=network.SerializeToString()), Data(answer.images), "safetensors", {})
+
+
+ODD_LABELS = ["naïve 猫", "it's", 'a "hen"', "back\\slash", "{brace}", "🌷", ": #", "null", "8", "%s"]
+
+
+@pytest.mark.parametrize("format", ["safetensors", "python", "docker", "mlflow"])
+def test_a_folder_is_packed_alike_each_time_and_answers_as_the_model(format: str, tmp_path: Path) -> None:
+    answer = trained_digits()
+    source = answer.source.replace(
+        "\n".join(f'    "{digit}",' for digit in range(10)), "\n".join(f"    {label!r}," for label in ODD_LABELS)
+    )
+    asked = subject(labels=ODD_LABELS, source=source)
+    made = export(asked, Data(answer.images), format, {})
+    assert made.report["max_difference"] < 1e-5
+    assert made.content == FORMATS[format](asked, None, {}).content
+    with zipfile.ZipFile(io.BytesIO(made.content)) as archive:
+        archive.extractall(tmp_path)
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        assert {name.partition("/")[0] for name in archive.namelist()} == {
+            "digits-1-weights" if format == "safetensors" else "digits-1"
+        }
+    folder = tmp_path / "digits-1"
+    if format == "mlflow":
+        about = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))
+        assert about["metadata"]["labels"] == ODD_LABELS
+    if format in {"python", "mlflow"}:
+        assert json.loads((folder / "labels.json").read_text("utf-8")) == ODD_LABELS
+    if format == "safetensors":
+        about = json.loads((tmp_path / "digits-1-weights/genotype.json").read_text("utf-8"))
+        assert (about["labels"], about["genotype"]) == (ODD_LABELS, answer.genotype.to_json())
+
+
+@pytest.mark.slow
+def test_a_torch_program_takes_any_number_of_pictures(context: Context, tmp_path: Path) -> None:
+    content, report = made(context, ended(context, a_model(context), "pt2"))
+    assert report["max_difference"] < 1e-5
+    (tmp_path / "model.pt2").write_bytes(content)
+    assert str(tmp_path.parent).encode() not in content
+    about = {"labels.json": "", "genotype.json": ""}
+    program = torch.export.load(tmp_path / "model.pt2", extra_files=about).module()
+    assert json.loads(about["labels.json"]) == [str(digit) for digit in range(10)]
+    images = trained_digits().images
+    for count in (1, 5):
+        pictures = np.ascontiguousarray(images.pixels[:count])
+        scores = program(torch.from_numpy(pictures)).detach().numpy()
+        np.testing.assert_allclose(scores, scores_of(trained_digits().onnx, pictures), atol=1e-5)
+
+
+def test_the_exported_server_answers_pictures_and_refuses_what_is_none(tmp_path: Path) -> None:
+    answer = trained_digits()
+    made = export(subject(), Data(answer.images), "docker", {})
+    zipfile.ZipFile(io.BytesIO(made.content)).extractall(tmp_path)
+    assert "COPY requirements.txt" in (tmp_path / "digits-1/Dockerfile").read_text()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-I", "-m", "uvicorn", "server:app", "--app-dir", ".", "--port", str(port)],
+        cwd=tmp_path / "digits-1",
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=httpx.HTTPTransport(retries=8)) as http:
+            assert http.get("/healthz").json() == {"status": "ok"}
+            assert http.get("/model").json()["labels"] == list(answer.images.labels)
+            picture = png(answer.images.pixels[7, :, :, 0])
+            reply = http.post("/predict?top_k=3", content=picture).json()
+            (expected,) = scores_of(answer.onnx, answer.images.pixels[7:8])
+            (prediction,) = reply["predictions"]
+            assert reply["model"] == {"name": "digits", "version": 1}
+            assert prediction["label"] == str(expected.argmax())
+            assert [score["score"] for score in prediction["scores"]] == pytest.approx(
+                sorted(expected)[:-4:-1], abs=1e-6
+            )
+            for body, status in ((b"", 422), (b"no picture", 422), (picture[:60], 422), (bytes((16 << 20) + 1), 413)):
+                refused = http.post("/predict", content=body)
+                assert refused.status_code == status
+                assert "picture" in refused.json()["detail"]
+            assert http.post("/predict?top_k=0", content=picture).status_code == 422
+    finally:
+        server.terminate()
+        server.wait(10)
