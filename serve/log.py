@@ -41,7 +41,8 @@ log = structlog.get_logger()
 Picture = bytes | NDArray[np.uint8]  # a file as it was sent, or the array that a network sees
 
 FLUSH_S = 1.0  # so long an answer may be younger than the log
-AT_ONCE = 64  # pictures measured together
+AT_ONCE = 8  # pictures measured together: a millisecond for small ones, in which the event loop may have to wait
+WRITTEN_AT_ONCE = 200  # rows, while more are being measured
 ROWS_MOST = 5_000  # measured and not written yet, while the database is away
 BURST_S = 60.0  # a deployment may log as much at once as the rate allows in this time
 WORKING_SHARE = 0.1  # of a core, at most: the thread then pauses nine times as long as it has worked
@@ -178,7 +179,7 @@ class RequestLog:
                 pause_s = (time.thread_time() - began) * (1 / WORKING_SHARE - 1)
                 if self._stopping.wait(pause_s):
                     break
-                if len(self._rows) >= AT_ONCE:
+                if len(self._rows) >= WRITTEN_AT_ONCE:
                     self._write()
             self._write()
         until = time.monotonic() + CLOSING_S

@@ -68,7 +68,7 @@ def sample(session: Session, deployment: Deployment, span: timedelta) -> tuple[i
     count = session.scalar(select(func.count()).where(*recent)) or 0
     statement = select(LogEntry).where(*recent)
     if count > COMPARED_MOST:
-        statement = statement.where(func.abs(func.hashtext(LogEntry.id) % -(-count // COMPARED_MOST)) == 0)
+        statement = statement.where(func.hashtext(LogEntry.id) % -(-count // COMPARED_MOST) == 0)
     return count, session.scalars(statement.limit(2 * COMPARED_MOST)).all()
 
 
@@ -99,9 +99,6 @@ def expire(session: Session, at_once: int) -> int:
             over = over.where(TrafficMinute.minute < before)
         session.execute(delete(TrafficMinute).where(tuple_(*key).in_(over.limit(at_once))))
     kept_for = func.make_interval(0, 0, 0, cast(Deployment.log_retention_days, Integer))
-    session.execute(
-        delete(Feedback)
-        .where(Feedback.deployment_id == Deployment.id, Feedback.at < func.clock_timestamp() - kept_for)
-        .execution_options(synchronize_session=False)
-    )
+    for deployment_id, before in session.execute(select(Deployment.id, func.clock_timestamp() - kept_for)).all():
+        session.execute(delete(Feedback).where(Feedback.deployment_id == deployment_id, Feedback.at < before))
     return deleted

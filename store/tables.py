@@ -529,6 +529,8 @@ class Feedback(Base):
     label: Mapped[str | None]  # null: none of the model's labels
     at: Mapped[datetime] = created_column()
 
+    __table_args__ = (Index(None, "deployment_id", "at"),)
+
 
 class ModelReference(Base):
     """What a deployed model learnt on, in numbers that live requests are compared with."""

@@ -114,7 +114,7 @@ def update_deployment(
 
 @router.delete("/{deployment}", status_code=204)
 def delete_deployment(deployment: DeploymentRef, work: Work, caller: Editor, unchanged: Unchanged) -> None:
-    """Delete the name; the models stay."""
+    """Delete the name; the models stay. Its request log and the pictures in it go with the sweeps that follow."""
     found = deployments.get(work, deployment, lock=True)
     unchanged.check(found.revision)
     deployments.delete(work, found)

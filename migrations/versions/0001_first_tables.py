@@ -157,6 +157,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("deployment_id", "request_id", "item", name=op.f("pk_feedback")),
     )
+    op.create_index(op.f("ix_feedback_deployment_id_at"), "feedback", ["deployment_id", "at"], unique=False)
     op.create_table(
         "doomed_objects",
         sa.Column("key", sa.Text(), nullable=False),
@@ -687,6 +688,7 @@ def downgrade() -> None:
     op.drop_table("idempotent_replies")
     op.drop_table("events")
     op.drop_table("doomed_objects")
+    op.drop_index(op.f("ix_feedback_deployment_id_at"), table_name="feedback")
     op.drop_table("feedback")
     op.drop_table("traffic_minutes")
     op.drop_index(op.f("ix_request_log_deployment_id_request_id_item"), table_name="request_log")

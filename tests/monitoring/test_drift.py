@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from search import drift
+from store import requests
 from tests.monitoring.conftest import LABELS, URL, Watched, blurred, files, fresh_digits
 
 
@@ -57,6 +58,17 @@ def test_pictures_unlike_those_of_the_training_are_drift_and_the_numbers_say_in_
     assert inputs.isdisjoint({"aspect_ratio", "megapixels"})
     if change == "one digit":
         assert model["validation"]["verdict"] == model["training"]["verdict"] == "major"
+
+
+def test_of_a_long_log_an_even_sample_is_compared(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "COMPARED_MOST", 40)
+    watched.measure()
+    watched.ask(files(fresh_digits(12)))
+    watched.logged(120)
+    found = watched.get("/drift")
+    assert found["logged"] == 120
+    assert 15 <= found["models"][0]["pictures"] <= 70
+    assert found["verdict"] is None
 
 
 def test_each_version_of_a_split_is_compared_for_itself_and_says_why_it_cannot_be(watched: Watched) -> None:
