@@ -30,6 +30,7 @@ from serve import metrics
 from serve.capacity import Capacity
 from serve.fresh import DATABASE_AWAY
 from serve.registry import Kind, Route, Version
+from serve.runtime import Picture, Scores
 from store import requests, traffic
 from store.database import Sessions
 from store.ids import new_id
@@ -37,8 +38,6 @@ from store.objects import Objects, ObjectsError
 from store.traffic import Counts
 
 log = structlog.get_logger()
-
-Picture = bytes | NDArray[np.uint8]  # a file as it was sent, or the array that a network sees
 
 FLUSH_S = 1.0  # so long an answer may be younger than the log
 AT_ONCE = 8  # pictures measured together: a millisecond for small ones, in which the event loop may have to wait
@@ -65,7 +64,7 @@ class _Taken:
     at: float
     seconds: float
     picture: Picture
-    scores: NDArray[np.float32]
+    scores: Scores
 
 
 @dataclass(slots=True)
@@ -111,10 +110,10 @@ class RequestLog:
         version: Version,
         request_id: str,
         pictures: Sequence[Picture],
-        scores: Sequence[NDArray[np.float32]],
+        scores: Sequence[Scores],
         seconds: float,
     ) -> None:
-        """A prediction that leaves now. pictures: of the request; scores: (classes,) of each."""
+        """A prediction that leaves now. pictures: of the request, as files or arrays; scores: (classes,) of each."""
         if route.kind is not Kind.DEPLOYMENT:
             return
         now = time.time()
@@ -124,10 +123,13 @@ class RequestLog:
             if _in_sample(route, request_id):
                 kept = min(len(pictures), self._allowed(route.id, now))
                 for item in range(kept):
+                    picture = pictures[item]
+                    if not isinstance(picture, bytes) and picture.base is not None:
+                        picture = picture.copy()  # else the whole body would be held for it
                     if not self._take(
                         _Taken(
                             route.id, route.logging.pictures, version, request_id, item, now, seconds,
-                            pictures[item], scores[item],
+                            picture, scores[item],
                         )
                     ):  # fmt: skip
                         metrics.LOG_DROPPED.labels("full").inc(kept - item)

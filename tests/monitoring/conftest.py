@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from sqlalchemy import insert, select
+from sqlalchemy import select
 
 from api.app import create_app as create_api
 from netwright.server import Composed
@@ -34,7 +34,7 @@ from store import blobs, keys
 from store.ids import new_id
 from store.keys import Role
 from store.settings import Settings
-from store.tables import DatasetVersion, Example, Job, Model
+from store.tables import DatasetVersion, Job, Model
 from tests.support.pictures import png, some_digits
 from tests.support.versions import digits_version
 from tests.worker.conftest import WORKER
@@ -173,16 +173,7 @@ def context(settings: Settings, sessions: object, tmp_path: Path) -> Iterator[Co
     """With the digits that the network was trained on, as an import leaves them."""
     context = Context.of(settings)
     with context.sessions.begin() as session:
-        version = digits_version(session, context.objects, tmp_path / "made", PER_CLASS).versions[0]
-        rows = [
-            {
-                "version_id": version.id, "number": number, "path": "", "label": 0, "split": 0, "sha256": b"",
-                "phash": 0, "width": 28, "height": 28, "size_bytes": 1, "format": "PNG", "shard": 0,
-                "shard_offset": 0, "shard_length": 1,
-            }
-            for number in range(version.example_count)
-        ]  # fmt: skip
-        session.execute(insert(Example), rows)
+        digits_version(session, context.objects, tmp_path / "made", PER_CLASS)
     yield context
     context.sessions.kw["bind"].dispose()
 

@@ -1,11 +1,14 @@
 """What deployments answer is written down: sampled, bounded, for as long as was asked."""
 
+import base64
+import io
 import json
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import SecretStr
 from sqlalchemy import Engine, text, update
 
@@ -83,6 +86,38 @@ def test_pictures_are_kept_where_that_is_asked_for_and_found_again(watched: Watc
     without = watched.client.get(f"{URL}/requests/{entries[-1]['id']}/picture")
     assert without.status_code == 404
     assert "no picture kept" in without.json()["detail"]
+
+
+def test_requests_over_the_open_inference_protocol_are_logged_like_others(watched: Watched) -> None:
+    watched.client.patch(URL, json={"logging": {"pictures": True}})
+    pixels = fresh_digits(1)[:2]
+    (file,) = files(pixels[:1])
+    tensor = {"name": "images", "shape": [2, 28, 28, 1], "datatype": "UINT8", "data": pixels.ravel().tolist()}
+    encoded = {"name": "images", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(file).decode()]}
+
+    def are_kept() -> bool:
+        for name, given in (("tensor", tensor), ("file", encoded)):
+            answer = watched.client.post("/v2/models/reader/infer", json={"id": name, "inputs": [given]})
+            assert answer.status_code == 200, answer.text
+        return all(
+            sum(entry["picture"] is not None for entry in watched.get("/requests", request_id=name)["items"])
+            for name in ("tensor", "file")
+        )
+
+    eventually(are_kept)
+    (one,) = watched.get("/requests", request_id="file", page_size=1)["items"]
+    *_, second, first = watched.get("/requests", request_id="tensor", page_size=500)["items"]
+    assert (first["item"], second["item"]) == (0, 1)
+    assert (first["label"], first["score"]) == (one["label"], one["score"])
+    assert first["sha256"] == sha256(pixels[0].tobytes()).hexdigest()
+    assert one["sha256"] == sha256(file).hexdigest()
+    assert "aspect_ratio" not in first["statistics"]
+    assert first["statistics"].items() <= one["statistics"].items()
+    kept = next(entry for entry in watched.get("/requests", request_id="tensor")["items"] if entry["picture"])
+    shown = Image.open(io.BytesIO(watched.client.get(kept["picture"]).content))
+    assert np.array_equal(np.asarray(shown), pixels[kept["item"]])
+    assert watched.client.post("/v2/models/reader/infer", json={"inputs": []}).status_code == 400
+    eventually(lambda: bool(watched.get("/stats")["refused"] == 1))
 
 
 def test_a_sample_is_drawn_by_the_requests_ids_alone(watched: Watched) -> None:
