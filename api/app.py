@@ -17,6 +17,7 @@ import api.datasets.routes
 import api.deployments.routes
 import api.docs.routes
 import api.evaluations.routes
+import api.explanations.routes
 import api.exports.routes
 import api.health.routes
 import api.jobs.routes
@@ -77,6 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
         api.models.routes.router,
         api.evaluations.routes.router,
         api.exports.routes.router,
+        api.explanations.routes.router,
         api.deployments.routes.router,
         api.monitoring.routes.router,
         api.jobs.routes.router,

@@ -93,6 +93,7 @@ AliasRef = Annotated[
 ]
 EvaluationRef = Annotated[str, Path(pattern="^ev_[0-9a-f]{32}$", description="The evaluation's id.")]
 ExportRef = Annotated[str, Path(pattern="^ex_[0-9a-f]{32}$", description="The export's id.")]
+ExplanationRef = Annotated[str, Path(pattern="^xp_[0-9a-f]{32}$", description="The explanation's id.")]
 DeploymentRef = Annotated[str, Path(pattern=REFERENCE_PATTERN, description="The deployment's id or name.")]
 JobRef = Annotated[str, Path(pattern="^jo_[0-9a-f]{32}$", description="The job's id.")]
 KeyRef = Annotated[str, Path(pattern="^ke_[0-9a-f]{32}$", description="The key's id.")]

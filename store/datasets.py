@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from store import jobs
 from store.errors import ConflictError, NotFoundError, RefusedError
 from store.ids import NAME, NAME_RULE, is_id, new_id
+from store.objects import Objects
 from store.states import DatasetState, SearchState, is_final, sources
 from store.tables import Dataset, DatasetVersion, DoomedObject, Evaluation, Example, Finding, Job, ReportLine, Search
 
@@ -281,6 +282,11 @@ def example(session: Session, version: DatasetVersion, number: int) -> Example:
     if found is None:
         raise NotFoundError("example", f"{version.id}/{number}")
     return found
+
+
+def original(objects: Objects, version: DatasetVersion, example: Example) -> bytes:
+    """The bytes of its picture as they were uploaded. Raises ObjectsError."""
+    return objects.read(version.shard_keys[example.shard], example.shard_offset, example.shard_length)
 
 
 def label_counts(session: Session, version: DatasetVersion) -> dict[tuple[int, int], int]:

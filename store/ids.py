@@ -12,6 +12,7 @@ PREFIXES = {
     "model": "mo",
     "evaluation": "ev",
     "export": "ex",
+    "explanation": "xp",
     "deployment": "de",
     "job": "jo",
     "key": "ke",

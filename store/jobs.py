@@ -16,9 +16,22 @@ from store.states import DatasetState, JobState, is_final
 from store.tables import Dataset, DatasetVersion, DoomedObject, Job
 
 
-def create(session: Session, kind: str, payload: Mapping[str, Any], dataset_id: str | None = None) -> Job:
-    """A queued job; a worker is woken once this transaction commits."""
-    job = Job(id=new_id("job"), kind=kind, payload=dict(payload), dataset_id=dataset_id, state=JobState.QUEUED)
+def create(
+    session: Session,
+    kind: str,
+    payload: Mapping[str, Any],
+    dataset_id: str | None = None,
+    input_sha256: bytes | None = None,
+) -> Job:
+    """A queued job; a worker is woken once this transaction commits. input_sha256: a blob that is kept until it ends."""
+    job = Job(
+        id=new_id("job"),
+        kind=kind,
+        payload=dict(payload),
+        dataset_id=dataset_id,
+        input_sha256=input_sha256,
+        state=JobState.QUEUED,
+    )
     session.add(job)
     session.flush()
     session.refresh(job)
@@ -80,8 +93,9 @@ def finish(
 
 
 def ended(session: Session, job: Job) -> None:
-    """What follows when a job has ended in any way: followers hear of it, a data set and an upload are let go."""
+    """What follows when a job has ended in any way: followers hear of it, a data set and what it needed are let go."""
     record(session, job)
+    session.execute(update(Job).where(Job.id == job.id, Job.input_sha256.is_not(None)).values(input_sha256=None))
     if job.kind == "import" and (upload_key := job.payload.get("upload_key")) is not None:
         due = {"due_at": func.clock_timestamp()}
         session.execute(

@@ -18,6 +18,7 @@ from store.tables import (
     Deployment,
     DeploymentTarget,
     Evaluation,
+    Explanation,
     Export,
     Model,
     ModelAlias,
@@ -135,12 +136,12 @@ def is_newest() -> ColumnElement[bool]:
     return ~exists().where(later.name == Model.name, later.number > Model.number)
 
 
-def datasets_of(session: Session, found: Sequence[Model]) -> dict[str, tuple[str, int]]:
+def datasets_of(session: Session, found: Sequence[Model | Explanation]) -> dict[str, tuple[str, int]]:
     """(name of the data set, number of its version) by the version's id, for those that are still there."""
     rows = session.execute(
         select(DatasetVersion.id, Dataset.name, DatasetVersion.number)
         .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
-        .where(DatasetVersion.id.in_({model.version_id for model in found if model.version_id}))
+        .where(DatasetVersion.id.in_({each.version_id for each in found if each.version_id}))
     )
     return {version_id: (name, number) for version_id, name, number in rows}
 
@@ -209,6 +210,7 @@ def delete(session: Session, model: Model) -> int:
                 Blob.sha256.in_(select(Export.sha256).where(Export.model_id == model.id)),
                 Blob.sha256.in_(select(Evaluation.curves_sha256).where(Evaluation.model_id == model.id)),
                 Blob.sha256.in_(select(Evaluation.answers_sha256).where(Evaluation.model_id == model.id)),
+                Blob.sha256.in_(select(Explanation.overlay_sha256).where(Explanation.model_id == model.id)),
             )
         )
     )

@@ -49,6 +49,7 @@ class Base(DeclarativeBase):
         list[int]: JSONB(none_as_null=True),
         list[float]: JSONB(none_as_null=True),
         list[list[int]]: JSONB(none_as_null=True),
+        list[list[float]]: JSONB(none_as_null=True),
         list[Json]: JSONB(none_as_null=True),
     }
 
@@ -170,6 +171,7 @@ class Job(Base):
     cancel_requested_at: Mapped[datetime | None]
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"))
     payload: Mapped[Json]
+    input_sha256: Mapped[bytes | None] = mapped_column(ForeignKey("blobs.sha256"))  # bytes it needs; gone when it ends
     progress: Mapped[Json] = mapped_column(server_default="{}")
     result: Mapped[Json | None]
     error: Mapped[Json | None]
@@ -178,7 +180,9 @@ class Job(Base):
     ended_at: Mapped[datetime | None]
 
     __table_args__ = (
-        CheckConstraint("kind IN ('import', 'evaluation', 'export', 'batch_prediction', 'reference')", "kind"),
+        CheckConstraint(
+            "kind IN ('import', 'evaluation', 'export', 'batch_prediction', 'reference', 'explanation')", "kind"
+        ),
         CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", "running_has_lease"),
         CheckConstraint("state <> 'succeeded' OR result IS NOT NULL", "succeeded_has_result"),
         CheckConstraint("state <> 'failed' OR error IS NOT NULL", "failed_has_error"),
@@ -416,6 +420,35 @@ class Export(Base):
         CheckConstraint(
             "format IN ('onnx', 'onnx-int8', 'pt2', 'safetensors', 'python', 'docker', 'mlflow')", "format"
         ),
+    )
+
+
+class Explanation(Base):
+    """What in one picture speaks for a label, as a model sees it."""
+
+    __tablename__ = "explanations"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))  # that made it
+    version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id", ondelete="SET NULL"))
+    example: Mapped[int | None]  # of that version; without one the picture was sent along
+    method: Mapped[str]
+    label: Mapped[str]
+    score: Mapped[float]
+    predicted: Mapped[str]
+    predicted_score: Mapped[float]
+    grid: Mapped[list[list[float]]] = mapped_column(deferred=True)  # a number for each packed pixel
+    delta: Mapped[float | None]  # what the grid's sum lacks of the difference between two scores
+    details: Mapped[Json]  # of the method
+    overlay_sha256: Mapped[bytes] = mapped_column(ForeignKey("blobs.sha256"))
+    overlay_bytes: Mapped[int]
+    created_at: Mapped[datetime] = created_column()
+
+    __table_args__ = (
+        CheckConstraint("method IN ('integrated_gradients', 'grad_cam', 'occlusion')", "method"),
+        CheckConstraint("(method = 'integrated_gradients') = (delta IS NOT NULL)", "delta"),
+        Index(None, "model_id", "id"),
     )
 
 

@@ -12,7 +12,7 @@ from store.errors import StaleError, StoreError
 from store.objects import ObjectsError
 from store.states import JobState
 from store.tables import Job
-from worker import evaluations, exports, imports, references
+from worker import evaluations, explanations, exports, imports, references
 from worker.context import Context
 from worker.held import CancelledError, Held, RefusedJobError, ShutdownError
 
@@ -23,6 +23,7 @@ KINDS: Mapping[str, Callable[[Context, Job, Held], None]] = {
     "evaluation": evaluations.run,
     "export": exports.run,
     "reference": references.run,
+    "explanation": explanations.run,
 }
 
 

@@ -1,4 +1,4 @@
-"""Pictures of examples: the uploaded bytes, and what the networks see of them."""
+"""Pictures of examples: their media types, and what the networks see of them."""
 
 import io
 
@@ -21,11 +21,6 @@ HEADER_MAX_BYTES = 4096
 def media_type(example: Example) -> str:
     """By what the bytes are, never by the file's name; what browsers may not interpret stays opaque."""
     return MEDIA_TYPES.get(example.format.upper(), "application/octet-stream")
-
-
-def original(objects: Objects, version: DatasetVersion, example: Example) -> bytes:
-    """The bytes as they were uploaded. Raises ObjectsError."""
-    return objects.read(version.shard_keys[example.shard], example.shard_offset, example.shard_length)
 
 
 def packed(objects: Objects, version: DatasetVersion, example: Example) -> bytes:

@@ -349,7 +349,7 @@ def get_example_content(
     """The picture as it was uploaded."""
     _found, at = chosen(work, dataset, version)
     row = datasets.example(work, at, example)
-    content = pictures.original(runtime_of(request).objects, at, row)
+    content = datasets.original(runtime_of(request).objects, at, row)
     return Response(content, media_type=pictures.media_type(row), headers=cached(version, f"{row.sha256.hex()}"))
 
 

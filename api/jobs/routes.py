@@ -27,7 +27,7 @@ def list_jobs(
     work: Work,
     _: Viewer,
     state: JobState | None = None,
-    kind: Literal["import", "evaluation", "export", "batch_prediction", "reference"] | None = None,
+    kind: Literal["import", "evaluation", "export", "batch_prediction", "reference", "explanation"] | None = None,
     dataset: Annotated[Reference | None, Query(description="Only those of this data set.")] = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,

@@ -31,7 +31,7 @@ class Job(View):
     )
 
     id: str
-    kind: Literal["import", "evaluation", "export", "batch_prediction", "reference"]
+    kind: Literal["import", "evaluation", "export", "batch_prediction", "reference", "explanation"]
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
     dataset_id: str | None
     progress: dict[str, Any]

@@ -17,6 +17,8 @@ def job_view(job: tables.Job) -> Job:
         links["dataset"] = link_to("datasets", job.dataset_id)
     if job.kind == "evaluation" and job.result is not None:
         links["evaluation"] = link_to("models", job.result["model_id"], "evaluations", job.result["evaluation_id"])
+    if job.kind == "explanation" and job.result is not None:
+        links["explanation"] = link_to("models", job.result["model_id"], "explanations", job.result["explanation_id"])
     error = None
     if job.error is not None:
         # A traceback is for the log and the operator, not for every reader of a job.

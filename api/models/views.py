@@ -27,6 +27,8 @@ def model_views(session: Session, found: Sequence[tables.Model]) -> list[Model]:
             "exports": link_to("models", f"{model.name}@{model.number}", "exports"),
             "source": link_to("models", f"{model.name}@{model.number}", "source"),
             "predict": link_to("models", f"{model.name}@{model.number}", "predict"),
+            "explain": link_to("models", f"{model.name}@{model.number}", "explain"),
+            "explanations": link_to("models", f"{model.name}@{model.number}", "explanations"),
         }
         if model.search_id is not None:
             links["search"] = link_to("searches", model.search_id)

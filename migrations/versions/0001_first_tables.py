@@ -260,6 +260,7 @@ def upgrade() -> None:
         sa.Column("cancel_requested_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("dataset_id", sa.Text(), nullable=True),
         sa.Column("payload", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("input_sha256", sa.LargeBinary(), nullable=True),
         sa.Column(
             "progress", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), server_default="{}", nullable=False
         ),
@@ -271,12 +272,14 @@ def upgrade() -> None:
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
-            "kind IN ('import', 'evaluation', 'export', 'batch_prediction', 'reference')", name=op.f("ck_jobs_kind")
+            "kind IN ('import', 'evaluation', 'export', 'batch_prediction', 'reference', 'explanation')",
+            name=op.f("ck_jobs_kind"),
         ),
         sa.CheckConstraint("state <> 'failed' OR error IS NOT NULL", name=op.f("ck_jobs_failed_has_error")),
         sa.CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", name=op.f("ck_jobs_running_has_lease")),
         sa.CheckConstraint("state <> 'succeeded' OR result IS NOT NULL", name=op.f("ck_jobs_succeeded_has_result")),
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_jobs_dataset_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["input_sha256"], ["blobs.sha256"], name=op.f("fk_jobs_input_sha256")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )
     op.create_index(op.f("ix_jobs_state_lease_until"), "jobs", ["state", "lease_until"], unique=False)
@@ -654,9 +657,46 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_exports")),
         sa.UniqueConstraint("model_id", "format", "options", name=op.f("uq_exports_model_id_format_options")),
     )
+    op.create_table(
+        "explanations",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("model_id", sa.Text(), nullable=False),
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("version_id", sa.Text(), nullable=True),
+        sa.Column("example", sa.BigInteger(), nullable=True),
+        sa.Column("method", sa.Text(), nullable=False),
+        sa.Column("label", sa.Text(), nullable=False),
+        sa.Column("score", sa.Float(precision=53), nullable=False),
+        sa.Column("predicted", sa.Text(), nullable=False),
+        sa.Column("predicted_score", sa.Float(precision=53), nullable=False),
+        sa.Column("grid", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("delta", sa.Float(precision=53), nullable=True),
+        sa.Column("details", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("overlay_sha256", sa.LargeBinary(), nullable=False),
+        sa.Column("overlay_bytes", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
+        ),
+        sa.CheckConstraint(
+            "method IN ('integrated_gradients', 'grad_cam', 'occlusion')", name=op.f("ck_explanations_method")
+        ),
+        sa.CheckConstraint(
+            "(method = 'integrated_gradients') = (delta IS NOT NULL)", name=op.f("ck_explanations_delta")
+        ),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_explanations_job_id")),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_explanations_model_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["overlay_sha256"], ["blobs.sha256"], name=op.f("fk_explanations_overlay_sha256")),
+        sa.ForeignKeyConstraint(
+            ["version_id"], ["dataset_versions.id"], name=op.f("fk_explanations_version_id"), ondelete="SET NULL"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_explanations")),
+    )
+    op.create_index(op.f("ix_explanations_model_id_id"), "explanations", ["model_id", "id"], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_index(op.f("ix_explanations_model_id_id"), table_name="explanations")
+    op.drop_table("explanations")
     op.drop_table("exports")
     op.drop_index(op.f("ix_evaluations_version_id"), table_name="evaluations")
     op.drop_index(op.f("ix_evaluations_model_id_id"), table_name="evaluations")

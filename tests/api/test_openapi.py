@@ -14,6 +14,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from api.datasets.schemas import DatasetPatch, NewDataset, NewSplit
 from api.deployments.schemas import DeploymentPatch, NewDeployment
 from api.evaluations.schemas import NewEvaluation
+from api.explanations.schemas import NewExplanation
 from api.exports.schemas import NewExport
 from api.keys.schemas import NewKey
 from api.monitoring.schemas import NewFeedback
@@ -73,6 +74,7 @@ def test_the_examples_of_requests_are_accepted(app: FastAPI) -> None:
         NewSearch,
         Budget,
         NewEvaluation,
+        NewExplanation,
         NewExport,
         NewFeedback,
     ):

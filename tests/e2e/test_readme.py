@@ -74,7 +74,10 @@ def test_every_line_of_serving_works_when_pasted(service: Service, folder: Path,
     assert by_http.startswith("JSON: [1, 10] ")
     (explained,) = (json.loads(output) for line, output in printed if "/explain?" in line)
     assert (explained["label"], explained["predicted"]) == ("1", v1[0]["predictions"][0]["label"])
-    assert (folder / "overlay.png").read_bytes().startswith(b"\x89PNG")
+    (result,) = (json.loads(output) for line, output in printed if line.endswith('"$URL$DONE"'))
+    assert len(result["grid"]) == 28
+    for name in ("overlay.png", "gradients.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_line_of_monitoring_works_when_pasted(
