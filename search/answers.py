@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOP = 5  # labels kept of each answer
+_ROWS = 4096  # sorted at a time: bounds the copies where labels are many
 # Every hundredth, and closer where the scores of a softmax crowd.
 THRESHOLDS: NDArray[np.float64] = np.unique(
     np.round([*np.linspace(0, 1, 101), 0.0001, 0.001, 0.002, 0.005, 0.995, 0.998, 0.999, 0.9999], 6)
@@ -102,7 +103,10 @@ class Answers:
     @classmethod
     def of(cls, numbers: NDArray[np.int64], targets: NDArray[np.int64], scores: NDArray[np.float32]) -> "Answers":
         """numbers, targets: (N,). scores: (N, C)."""
-        labels = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
+        labels = np.empty((len(scores), min(TOP, scores.shape[1])), np.int64)
+        for start in range(0, len(scores), _ROWS):
+            rows = slice(start, start + _ROWS)
+            labels[rows] = np.argsort(-scores[rows], axis=1, kind="stable")[:, :TOP]
         best = np.take_along_axis(scores, labels, 1)
         surest = np.lexsort((numbers, -best[:, 0]))
         return cls(

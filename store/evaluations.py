@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from store import datasets, jobs
 from store.errors import NotFoundError, RefusedError
 from store.ids import new_id
-from store.tables import Dataset, DatasetVersion, Evaluation, Example, Job, Model
+from store.tables import Blob, Dataset, DatasetVersion, Evaluation, Example, Job, Model
 
 SPLITS = ("train", "validation", "test")  # a split's number is its place here
 ALL = "all"
@@ -158,3 +158,12 @@ def add(
     session.add(evaluation)
     session.flush()
     return evaluation
+
+
+def delete(session: Session, evaluation: Evaluation) -> int:
+    """Returns the bytes freed at the next sweep."""
+    named = [evaluation.curves_sha256, evaluation.answers_sha256]
+    freed = session.scalar(select(func.coalesce(func.sum(Blob.size_bytes), 0)).where(Blob.sha256.in_(named)))
+    session.delete(evaluation)
+    session.flush()
+    return int(freed or 0)

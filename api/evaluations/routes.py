@@ -19,7 +19,7 @@ from api.evaluations.views import confusion_view, curve_view, evaluation_view, m
 from api.jobs.schemas import Job
 from api.jobs.views import job_view
 from api.routing import Route
-from api.schemas import EvaluationRef, ModelRef, PageSize, PageToken, link_to
+from api.schemas import EvaluationRef, Freed, ModelRef, PageSize, PageToken, link_to
 from search.answers import Answers, Curves
 from store import audit, blobs, datasets, evaluations, models, tables
 from store.errors import ConflictError, NotFoundError
@@ -90,6 +90,15 @@ def get_model_evaluation(model: ModelRef, work: Work, _: Viewer, split: Part = "
 def get_evaluation(model: ModelRef, evaluation: EvaluationRef, work: Work, _: Viewer) -> Evaluation:
     """Metrics with their intervals, figures per label, calibration, and slices."""
     return evaluation_view(work, *chosen(work, model, evaluation))
+
+
+@router.delete("/evaluations/{evaluation}")
+def delete_evaluation(model: ModelRef, evaluation: EvaluationRef, work: Work, caller: Editor) -> Freed:
+    """Delete an evaluation with all that is kept of it."""
+    found, row = chosen(work, model, evaluation)
+    details = {"model": found.id, "split": row.split, "freed_bytes": (freed := evaluations.delete(work, row))}
+    audit.note(work, caller.id, "evaluation.delete", evaluation, details)
+    return Freed(freed_bytes=freed)
 
 
 @router.get("/evaluations/{evaluation}/confusion")

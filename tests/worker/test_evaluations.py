@@ -257,6 +257,21 @@ def test_figures_outlive_their_data_and_nothing_outlives_the_model(client: TestC
         assert session.scalars(select(Evaluation)).all() == session.scalars(select(Blob)).all() == []
 
 
+def test_an_evaluation_is_deleted_by_itself_and_not_by_way_of_another_model(
+    client: TestClient, context: Context
+) -> None:
+    first, second = (found(client, evaluated(client, context)) for _ in range(2))
+    with context.sessions.begin() as session:
+        trained_model(session, session.scalars(select(Dataset)).one(), "writer")
+    own, other_model = first["links"]["self"], first["links"]["self"].replace("reader@1", "writer@1")
+    for method in (client.get, client.delete):
+        assert method(other_model).status_code == 404
+    assert client.get("/v1/models/reader/evaluation").json()["id"] == second["id"]
+    assert client.delete(second["links"]["self"]).json()["freed_bytes"] > 0
+    assert client.get("/v1/models/reader/evaluation").json()["id"] == first["id"]
+    assert [item["links"]["self"] for item in client.get("/v1/models/reader/evaluations").json()["items"]] == [own]
+
+
 def test_a_model_that_was_deleted_meanwhile_is_not_evaluated(client: TestClient, context: Context) -> None:
     job = client.post("/v1/models/reader/evaluations", json={"dataset": "digits"}).json()
     client.delete("/v1/models/reader")
