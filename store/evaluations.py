@@ -100,8 +100,10 @@ def came_with(session: Session, version: DatasetVersion) -> dict[bytes, int]:
     return {row[0]: row[1] for row in session.execute(first)}
 
 
-def trained_on(session: Session, model: Model) -> set[bytes]:
-    """The SHA-256 of each picture that the model was trained on; none once the data set is deleted."""
+def trained_on(session: Session, model: Model) -> set[bytes] | None:
+    """The SHA-256 of each picture that the model was trained on; None once the data set is deleted: nobody knows."""
+    if model.version_id is None:
+        return None
     seen = select(Example.sha256).where(Example.version_id == model.version_id, Example.split == 0)
     return set(session.scalars(seen))
 

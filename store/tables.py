@@ -379,7 +379,7 @@ class Evaluation(Base):
     split: Mapped[str]
     example_count: Mapped[int]
     skipped: Mapped[Json]  # unknown_labels: label to pictures; unreadable: pictures
-    trained_on: Mapped[int]  # of the pictures, how many were in the training part
+    trained_on: Mapped[int | None]  # of the pictures, how many were in the training part; None once that is deleted
     metrics: Mapped[Json]
     intervals: Mapped[Json]  # metric to low, high, resamples
     per_label: Mapped[list[Json]]

@@ -66,14 +66,17 @@ def run(context: Context, job: Job, held: Held) -> None:
     scores = scores[readable]
     numbers = np.array([picture.number for picture in seen], np.int64)
     targets = np.array([target_of[picture.label] for picture in seen], np.int64)
-    familiar = [picture.sha256 in trained_on for picture in seen]
     groups = {
         "size": [_size_of(picture.width, picture.height) for picture in seen],
         "label": [version.labels[picture.label] for picture in seen],
         "format": [picture.format for picture in seen],
         "import": [f"version {came_with[picture.sha256]}" for picture in seen],
-        "training": ["trained on" if each else "new" for each in familiar],
     }
+    if trained_on is not None:
+        groups["training"] = ["trained on" if picture.sha256 in trained_on else "new" for picture in seen]
+        familiar = groups["training"].count("trained on")
+    else:
+        familiar = None
     figures = _figures(targets, scores, model.labels, {by: np.array(values, str) for by, values in groups.items()})
     skipped = {
         "unknown_labels": _counts([version.labels[p.label] for p in pictures if target_of[p.label] is None]),
@@ -85,7 +88,7 @@ def run(context: Context, job: Job, held: Held) -> None:
             model,
             version,
             split,
-            figures | {"example_count": len(seen), "skipped": skipped, "trained_on": sum(familiar)},
+            figures | {"example_count": len(seen), "skipped": skipped, "trained_on": familiar},
             curves=blobs.put(session, Curves.of(targets, scores).to_bytes()),
             answers=blobs.put(session, Answers.of(numbers, targets, scores).to_bytes()),
         )

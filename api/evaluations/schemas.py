@@ -81,7 +81,10 @@ class EvaluationSummary(View):
     split: Part
     examples: int
     skipped: Skipped
-    trained_on: int = Field(description="How many of the pictures the model was trained on; 0 for an honest figure.")
+    trained_on: int | None = Field(
+        description="How many of the pictures the model was trained on: 0 for an honest figure; null once what it was "
+        "trained on is deleted."
+    )
     metrics: dict[str, float | None] = Field(description="Null where nothing defines one.")
     created_at: Time
     links: dict[str, str]

@@ -606,7 +606,7 @@ def upgrade() -> None:
         sa.Column("split", sa.Text(), nullable=False),
         sa.Column("example_count", sa.BigInteger(), nullable=False),
         sa.Column("skipped", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
-        sa.Column("trained_on", sa.BigInteger(), nullable=False),
+        sa.Column("trained_on", sa.BigInteger(), nullable=True),
         sa.Column("metrics", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
         sa.Column("intervals", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
         sa.Column("per_label", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import delete, func, select, update
 
 from api.app import create_app
-from store import blobs, datasets, keys, searches
+from store import blobs, datasets, evaluations, keys, searches
 from store.ids import new_id
 from store.keys import Role
 from store.states import JobState, SearchState
@@ -277,6 +277,36 @@ def test_a_model_that_was_deleted_meanwhile_is_not_evaluated(client: TestClient,
     client.delete("/v1/models/reader")
     jobs.run(context, job["id"], WORKER)
     assert "was deleted before it was evaluated" in client.get(f"/v1/jobs/{job['id']}").json()["error"]["message"]
+
+
+def test_whether_a_model_saw_pictures_whose_data_set_is_gone_is_not_known(
+    client: TestClient, context: Context, tmp_path: Path
+) -> None:
+    other(context, tmp_path)
+    client.delete("/v1/datasets/digits")
+    evaluation = found(client, evaluated(client, context, dataset="other", split="all"))
+    assert (evaluation["examples"], evaluation["trained_on"], evaluation["own"]) == (100, None, False)
+    assert "training" not in {each["by"] for each in evaluation["slices"]}
+
+
+def test_a_search_whose_data_has_no_test_pictures_ends_with_an_evaluation_of_none(
+    client: TestClient, context: Context
+) -> None:
+    with context.sessions.begin() as session:
+        version = session.scalars(select(DatasetVersion)).one()
+        divided = datasets.add_division(
+            session, version, bytes([0] * 400 + [1] * 100), {}, version.index_key, 0, "hash"
+        )
+        model = session.scalars(select(Model)).one()
+        search = searches.get(session, "reader")
+        job = evaluations.request_last(session, model.id, divided.id, search.id)
+    jobs.run(context, job.id, WORKER)
+    evaluation = found(client, client.get(f"/v1/jobs/{job.id}").json())
+    assert (evaluation["metrics"], evaluation["examples"], evaluation["slices"]) == ({"count": 0.0}, 0, [])
+    assert client.get(evaluation["links"]["errors"]).json()["items"] == []
+    assert client.get(evaluation["links"]["curves"]).json()["thresholds"][0]["recall"] is None
+    refused = client.post("/v1/models/reader/evaluations", json={"dataset": "digits"})
+    assert (refused.status_code, "the test part has no pictures" in refused.json()["detail"]) == (422, True)
 
 
 def test_pictures_are_sliced_by_the_import_they_came_with(client: TestClient, context: Context) -> None:
