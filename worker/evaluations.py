@@ -3,7 +3,7 @@
 import importlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
@@ -66,18 +66,8 @@ def run(context: Context, job: Job, held: Held) -> None:
     scores = scores[readable]
     numbers = np.array([picture.number for picture in seen], np.int64)
     targets = np.array([target_of[picture.label] for picture in seen], np.int64)
-    groups = {
-        "size": [_size_of(picture.width, picture.height) for picture in seen],
-        "label": [version.labels[picture.label] for picture in seen],
-        "format": [picture.format for picture in seen],
-        "import": [f"version {came_with[picture.sha256]}" for picture in seen],
-    }
-    if trained_on is not None:
-        groups["training"] = ["trained on" if picture.sha256 in trained_on else "new" for picture in seen]
-        familiar = groups["training"].count("trained on")
-    else:
-        familiar = None
-    figures = _figures(targets, scores, model.labels, {by: np.array(values, str) for by, values in groups.items()})
+    familiar = None if trained_on is None else [picture.sha256 in trained_on for picture in seen]
+    figures = _figures(targets, scores, model.labels, _groups(version, seen, came_with, familiar))
     skipped = {
         "unknown_labels": _counts([version.labels[p.label] for p in pictures if target_of[p.label] is None]),
         "unreadable": len(known) - len(seen),
@@ -88,7 +78,12 @@ def run(context: Context, job: Job, held: Held) -> None:
             model,
             version,
             split,
-            figures | {"example_count": len(seen), "skipped": skipped, "trained_on": familiar},
+            figures
+            | {
+                "example_count": len(seen),
+                "skipped": skipped,
+                "trained_on": None if familiar is None else sum(familiar),
+            },
             curves=blobs.put(session, Curves.of(targets, scores).to_bytes()),
             answers=blobs.put(session, Answers.of(numbers, targets, scores).to_bytes()),
         )
@@ -97,6 +92,24 @@ def run(context: Context, job: Job, held: Held) -> None:
         if search_id is not None:
             searches.tick(session, search_id)
             hint(session, Hint(Task.ADVANCE, search_id))
+
+
+def _groups(
+    version: DatasetVersion,
+    pictures: Sequence[evaluations.Picture],
+    came_with: Mapping[bytes, int],
+    familiar: Sequence[bool] | None,
+) -> dict[str, NDArray[np.str_]]:
+    """What the pictures are sliced by: by what → value of each picture, (N,)."""
+    groups = {
+        "size": [_size_of(picture.width, picture.height) for picture in pictures],
+        "label": [version.labels[picture.label] for picture in pictures],
+        "format": [picture.format for picture in pictures],
+        "import": [f"version {came_with[picture.sha256]}" for picture in pictures],
+    }
+    if familiar is not None:
+        groups["training"] = ["trained on" if each else "new" for each in familiar]
+    return {by: np.array(values, str) for by, values in groups.items()}
 
 
 def _figures(
