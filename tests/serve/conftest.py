@@ -38,6 +38,7 @@ class Store:
         *,
         labels: Sequence[str] = LABELS,
         side: int = 16,
+        channels: int = 3,
     ) -> str:
         """Registers the next version under `name`; returns its id."""
         document = colour_network(side) if onnx is None else onnx
@@ -50,7 +51,7 @@ class Store:
                 genotype={},
                 description="a network of the tests",
                 source="",
-                preprocessing=Preprocessing(side, 3).to_json(),
+                preprocessing=Preprocessing(side, channels).to_json(),
                 labels=list(labels),
                 metrics={},
                 weights_sha256=blobs.put(session, b"weights"),

@@ -55,11 +55,27 @@ def heavy_network(side: int = 64, width: int = 48, depth: int = 6) -> bytes:
     return _model(nodes, weights, side, classes=3)
 
 
-def _model(nodes: list[onnx.NodeProto], weights: dict[str, NDArray[np.generic]], side: int, classes: int) -> bytes:
+def pixel_network(side: int, channels: int) -> bytes:
+    """Scores every pixel by its value: it tells what it was fed. Labels are places in row-major order."""
+    return _model(
+        [
+            helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Flatten", ["floats"], ["scores"]),
+        ],
+        {},
+        side,
+        classes=side * side * channels,
+        channels=channels,
+    )
+
+
+def _model(
+    nodes: list[onnx.NodeProto], weights: dict[str, NDArray[np.generic]], side: int, classes: int, channels: int = 3
+) -> bytes:
     graph = helper.make_graph(
         nodes,
         "network",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", side, side, 3])],
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", side, side, channels])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", classes])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
