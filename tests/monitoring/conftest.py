@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,6 @@ from sqlalchemy import select
 
 from api.app import create_app as create_api
 from netwright.server import Composed
-from search.candidate import Fidelity
-from search.data import Images
-from search.device import Device
-from search.export import to_onnx
-from search.space import Recipe
-from search.spaces.stages import Genes, Stage, StagesSpace
-from search.train import train
 from serve import log
 from serve.app import create_app as create_serve
 from serve.capacity import Capacity
@@ -36,29 +28,14 @@ from store.keys import Role
 from store.settings import Settings
 from store.tables import DatasetVersion, Job, Model
 from tests.support.pictures import png, some_digits
+from tests.support.trained import PER_CLASS, trained_digits
 from tests.support.versions import digits_version
 from tests.worker.conftest import WORKER
 from worker import jobs, sweep
 from worker.context import Context
 
-PER_CLASS = 60
-LABELS = tuple(str(digit) for digit in range(10))
 AMPLE = Capacity(log_pictures_per_s=1000.0)
 URL = "/v1/deployments/reader"
-
-
-@cache
-def trained() -> bytes:
-    """The ONNX file of a network trained for a second on 480 digits."""
-    pixels, labels = some_digits(PER_CLASS)
-    splits = np.where(np.arange(len(labels)) % PER_CLASS < 0.8 * PER_CLASS, 0, 1)
-    images = Images.of(pixels[..., None], labels, splits, LABELS)
-    recipe = Recipe(side=20, start_side=16, batch_size=32, flip=False)
-    stages = (Stage(8, 1, 3, "plain"), Stage(16, 1, 3, "plain"))
-    genotype = Genes(3, 1, stages, "relu", "max", recipe).to_genotype()
-    space = StagesSpace(images.shape())
-    result = train(space, genotype, images, Fidelity(epochs=8), seed=1, device=Device.cpu())
-    return to_onnx(space, genotype, result.weights, packed_side=28, mirror_at_test=result.mirror_at_test, labels=LABELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +95,8 @@ class Watched:
             model = Model(
                 id=new_id("model"), name=name, number=number, version_id=version.id, genotype={}, description="small",
                 source="", preprocessing=version.preprocessing, labels=version.labels, metrics={},
-                weights_sha256=blobs.put(session, b"weights"), onnx_sha256=blobs.put(session, trained()), parity=0.0,
-                params=0, flops=0, size_bytes=len(trained()), lineage={},
+                weights_sha256=blobs.put(session, b"weights"), onnx_sha256=blobs.put(session, trained_digits().onnx), parity=0.0,
+                params=0, flops=0, size_bytes=len(trained_digits().onnx), lineage={},
             )  # fmt: skip
             session.add(model)
         return model.id
@@ -136,10 +113,10 @@ def files(pixels: NDArray[np.uint8]) -> list[bytes]:
     return [png(one) for one in pixels]
 
 
-def fresh_digits(per_class: int = 15) -> NDArray[np.uint8]:
-    """Digits that the network has not seen, of the same writers, in no order."""
-    pixels, _ = some_digits(per_class, first=100)
-    return pixels[np.random.default_rng(0).permutation(len(pixels))]
+def fresh_digits(count: int) -> NDArray[np.uint8]:
+    """Digits that the network has not seen, of many writers, in no order."""
+    pixels, _ = some_digits(400, first=100)
+    return pixels[np.random.default_rng(0).permutation(len(pixels))[:count]]
 
 
 def blurred(picture: bytes) -> bytes:

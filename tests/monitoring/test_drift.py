@@ -5,26 +5,27 @@ import pytest
 
 from search import drift
 from store import requests
-from tests.monitoring.conftest import LABELS, URL, Watched, blurred, files, fresh_digits
+from tests.monitoring.conftest import URL, Watched, blurred, files, fresh_digits
+from tests.support.versions import DIGITS
 
 
 def test_pictures_like_those_of_the_training_are_no_drift(watched: Watched) -> None:
     watched.measure()
-    watched.ask(files(fresh_digits()[:99]))
+    watched.ask(files(fresh_digits(99)))
     watched.logged(99)
     few = watched.get("/drift")
     assert (few["logged"], few["verdict"], few["models"][0]["verdict"]) == (99, None, None)
     assert few["models"][0]["reason"] == "99 pictures are logged of the window; 100 are needed"
     assert few["thresholds"] == {"pictures": 100, "moderate": 0.1, "major": 0.25, "p_value": 0.001}
-    watched.ask(files(fresh_digits()[99:]))
+    watched.ask(files(fresh_digits(150)[99:]))
     watched.logged(150)
     found = watched.get("/drift")
     (model,) = found["models"]
     assert (found["verdict"], model["verdict"], model["reason"], model["pictures"]) == ("none", "none", None, 150)
     assert set(model["inputs"]) == {"gray_mean", "gray_deviation", "sharpness", "aspect_ratio", "megapixels"}
     assert sum(model["answers"].values()) == 150
-    assert sum(model["validation"]["counts"].values()) == 60
-    assert model["training"]["counts"] == dict.fromkeys(LABELS, 48)
+    assert sum(model["validation"]["counts"].values()) == 50
+    assert model["training"]["counts"] == dict.fromkeys(DIGITS, 40)
     assert model["confidence"]["live_mean"] == pytest.approx(model["confidence"]["reference_mean"], abs=0.1)
     gray = model["inputs"]["gray_mean"]
     assert gray["live_mean"] == pytest.approx(gray["reference_mean"], rel=0.1)
@@ -35,7 +36,7 @@ def test_pictures_unlike_those_of_the_training_are_drift_and_the_numbers_say_in_
     watched: Watched, change: str
 ) -> None:
     watched.measure()
-    pixels = fresh_digits()[:110]
+    pixels = fresh_digits(110)
     if change == "inverted":
         pictures = files(255 - pixels)
     elif change == "blurred":
@@ -63,7 +64,7 @@ def test_pictures_unlike_those_of_the_training_are_drift_and_the_numbers_say_in_
 def test_of_a_long_log_an_even_sample_is_compared(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "COMPARED_MOST", 40)
     watched.measure()
-    watched.ask(files(fresh_digits(12)))
+    watched.ask(files(fresh_digits(120)))
     watched.logged(120)
     found = watched.get("/drift")
     assert found["logged"] == 120
@@ -109,8 +110,8 @@ def rng() -> np.random.Generator:
 
 
 def test_labels_are_compared_as_distributions_not_as_counts() -> None:
-    reference = dict.fromkeys(LABELS, 50)
-    same = drift.compare_labels(reference, dict.fromkeys(LABELS, 500))
+    reference = dict.fromkeys(DIGITS, 50)
+    same = drift.compare_labels(reference, dict.fromkeys(DIGITS, 500))
     assert same is not None
     assert (same.verdict, same.jensen_shannon, same.p_value) == ("none", 0.0, 1.0)
     other = drift.compare_labels(reference, {"0": 400, "unheard of": 100})

@@ -7,8 +7,9 @@ from scipy.stats import binomtest
 
 from store import keys
 from store.keys import Role
-from tests.monitoring.conftest import LABELS, URL, Watched, files, fresh_digits
+from tests.monitoring.conftest import URL, Watched, files, fresh_digits
 from tests.support.pictures import some_digits
+from tests.support.versions import DIGITS
 
 
 def give(watched: Watched, feedback: Any) -> Any:
@@ -18,7 +19,7 @@ def give(watched: Watched, feedback: Any) -> Any:
 
 
 def test_feedback_counts_once_the_request_is_logged_and_may_be_mended(watched: Watched) -> None:
-    (picture,) = files(fresh_digits(1)[:1])
+    (picture,) = files(fresh_digits(1))
     early = give(watched, {"request_id": "r-1", "label": "3"})
     assert early == {"matched": 0, "pending": [{"request_id": "r-1", "item": 0}]}
     assert watched.get("/accuracy") == {"window": "7d", "accuracy": None, "pending": 1, "models": []}
@@ -56,11 +57,11 @@ def test_accuracy_is_that_of_the_answers_with_its_interval_labels_and_confusion(
         assert (accuracy["count"], accuracy["right"]) == (60, right)
         assert accuracy["value"] == pytest.approx(right / 60)
         assert (accuracy["low"], accuracy["high"]) == pytest.approx((interval.low, interval.high))
-    assert [one["label"] for one in model["labels"]] == list(LABELS)
-    for row, label in enumerate(LABELS):
+    assert [one["label"] for one in model["labels"]] == list(DIGITS)
+    for row, label in enumerate(DIGITS):
         assert model["labels"][row]["answered"] == answers.count(label)
         assert model["labels"][row]["right"]["count"] == 6
-        for column, answer in enumerate(LABELS):
+        for column, answer in enumerate(DIGITS):
             pairs = [pair for pair in zip(told, answers, strict=True) if pair == (label, answer)]
             assert model["confusion"][row][column] == len(pairs)
 
