@@ -19,6 +19,7 @@ from starlette.types import Scope
 
 from serve import explain, metrics, oip
 from serve.capacity import Capacity, Room
+from serve.direct import Direct
 from serve.explain import Explainer
 from serve.inputs import body_of, parse
 from serve.keys import Keys
@@ -106,6 +107,7 @@ def create_app(settings: Settings, capacity: Capacity | None = None) -> Starlett
         ],
     )
     app.add_middleware(RequestIds)
+    app.add_middleware(Direct, endpoints={"deployments": predict_deployment, "models": predict_model})
     return app
 
 

@@ -1,7 +1,8 @@
 """Micro-batches without waiting: what comes while a batch runs is the next batch.
 
 A lone request finds a free lane and runs at once. While all lanes are busy, requests gather, and the lane that gets
-free takes them together. So batches grow with the load by themselves, and there is no time to choose.
+free takes them together. So batches grow with the load by themselves, and there is no time to choose. Where a run of one
+takes no longer than handing it to a thread and back, a lone request runs on the loop itself.
 """
 
 import asyncio
@@ -29,8 +30,8 @@ class _Waiting(Generic[T, R]):
 class Batcher(Generic[T, R]):
     """Runs items in batches of up to `max_size`, up to `lanes` batches at once, in the threads of `executor`.
 
-    `run` gets the items of one batch and returns one result for each, in order; what it raises, each of them gets.
-    Used on one event loop.
+    `run` gets the items of one batch and returns one result for each, in order; what it raises, each of them gets. If it
+    `is_quick`, the event loop can wait for a run of one item. Used on one event loop.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class Batcher(Generic[T, R]):
         max_size: int,
         lanes: int,
         wait_max_s: float,
+        is_quick: bool = False,
     ) -> None:
         self._run = run
         self._executor = executor
         self._max_size = max_size
         self._lanes = lanes
         self._wait_max_s = wait_max_s
+        self._is_quick = is_quick
         self._waiting: deque[_Waiting[T, R]] = deque()
         self._running = 0
         self._woken = False
@@ -68,11 +71,24 @@ class Batcher(Generic[T, R]):
 
     def _dispatch(self) -> None:
         self._woken = False
+        here = self._is_quick and self._running == 0 and len(self._waiting) == 1
         while self._running < self._lanes and (batch := self._next()):
             self._running += 1
             metrics.BATCH_SIZE.observe(len(batch))
-            running = self._executor.submit(self._run, [waiting.item for waiting in batch])
+            items = [waiting.item for waiting in batch]
+            if here:
+                self._finish(batch, self._ran_here(items))
+                return
+            running = self._executor.submit(self._run, items)
             running.add_done_callback(self._hand_over(batch))
+
+    def _ran_here(self, items: Sequence[T]) -> "Running[Sequence[R]]":
+        running: Running[Sequence[R]] = Running()
+        try:
+            running.set_result(self._run(items))
+        except Exception as error:  # noqa: BLE001  # as an executor does: whatever it is, those who wait get it
+            running.set_exception(error)
+        return running
 
     def _next(self) -> list[_Waiting[T, R]]:
         """The next batch: an equal share of what waits for each free lane, without those whose client is gone."""

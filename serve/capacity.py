@@ -18,9 +18,10 @@ class Capacity:
     body_max_bytes, picture_max_pixels: of one request, of one picture.
     bodies_max_bytes, pictures_max: of all requests together; beyond them the answer is 503 with Retry-After.
     wait_max_s: how long a picture may wait for its batch; body_max_s: how long a client may take to send a body.
-    lanes × threads: batches that run at once × threads of each; together they never exceed the cores, and a batch
-      gets no more than help it (`search.runtime.threads`).
+    lanes: batches that run at once, one thread each; of a slow network fewer, with up to `threads` each, so that together
+      they never exceed the lanes (`search.runtime.threads`).
     models_max_bytes: of loaded models together; idle_s: unloaded when unused for so long.
+    load_max_s: how long a request may wait for its model to be loaded.
     log_pictures_per_s: that each deployment logs in the long run; log_queue_max, log_queue_max_bytes: pictures that wait
       to be logged.
     """
@@ -37,6 +38,7 @@ class Capacity:
     decoders: int = 2
     models_max_bytes: int = 2 * GIB
     idle_s: float = 900.0
+    load_max_s: float = 20.0
     log_pictures_per_s: float = 10.0
     log_queue_max: int = 1000
     log_queue_max_bytes: int = 64 * MIB
@@ -48,7 +50,7 @@ class Capacity:
             body_max_bytes=settings.predict_max_bytes,
             picture_max_pixels=settings.picture_max_pixels,
             bodies_max_bytes=max(256 * MIB, 2 * settings.predict_max_bytes),
-            lanes=max(1, cores() // threads()),
+            lanes=cores(),
             threads=threads(),
             decoders=min(8, cores()),
         )

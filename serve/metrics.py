@@ -17,6 +17,11 @@ IN_WORK = Gauge("netwright_predict_pictures_in_work", "Pictures that are being d
 MODELS_LOADED = Gauge("netwright_models_loaded", "Models in memory.")
 MODELS_BYTES = Gauge("netwright_models_loaded_bytes", "Size of their files.")
 LOADS = Counter("netwright_model_loads_total", "Models brought into memory.", ["outcome"])
+COLD_REQUESTS = Counter(
+    "netwright_model_cold_requests_total",
+    "Requests that found their model not in memory: answered once it was, or refused because that took too long.",
+    ["outcome"],
+)
 LOAD_SECONDS = Histogram(
     "netwright_model_load_seconds",
     "From the database to warm.",

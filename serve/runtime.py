@@ -17,7 +17,7 @@ from ingest.preprocess import Preprocessing, to_array
 from search.runtime import INPUT, OUTPUT, providers, session_options
 from serve import metrics
 from serve.batching import Batcher
-from serve.capacity import KIB, Capacity
+from serve.capacity import KIB, Capacity, busy
 from serve.fresh import DATABASE_AWAY, OutageError
 from serve.registry import Version
 from store.errors import CorruptBlobError
@@ -30,6 +30,9 @@ UNUSABLE_S = 5.0  # a model that could not be loaded is not tried again for so l
 # a hop between threads; larger ones are decoded beforehand, beside the batches.
 SMALL_BYTES = 64 * KIB
 SMALL_PIXELS = 256 * 256
+QUICK_S = 0.002  # a network that answers one picture sooner does so on the event loop, when nothing else runs
+SLOW_S = 0.005  # one that takes longer on a single thread gets more of them
+_TIMED_RUNS = 3
 BATCH_PIXELS = 32 * 64 * 64  # of one batch, as the network sees them: bounds memory and the wait for a turn
 
 Picture = bytes | NDArray[np.uint8]
@@ -82,11 +85,18 @@ class Network:
         """Of a picture as the network sees it, in pixels."""
         return self._preprocessing.side
 
-    def warm(self) -> None:
-        """Run once at both ends of the batch size, so that no request pays for first-time work."""
+    def warm(self) -> float:
+        """Run at both ends of the batch size, so that no request pays for first-time work; the seconds that one picture takes."""
         side, channels = self._preprocessing.side, self._preprocessing.channels
-        for size in (self.batch_max, 1):
-            self._scores(np.zeros((size, side, side, channels), np.uint8))
+        many, one = (np.zeros((size, side, side, channels), np.uint8) for size in (self.batch_max, 1))
+        self._scores(many)
+        self._scores(one)
+        taken = []
+        for _ in range(_TIMED_RUNS):
+            began = time.perf_counter()
+            self._scores(one)
+            taken.append(time.perf_counter() - began)
+        return min(taken)
 
     def decode(self, picture: bytes) -> NDArray[np.uint8]:
         """uint8 (side, side, channels). Raises UnreadableImageError."""
@@ -132,6 +142,15 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class _Opened:
+    """A network as it was started. alone_s: what one picture takes."""
+
+    network: Network
+    threads: int
+    alone_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Unusable:
     error: UnusableModelError
     until: float
@@ -164,14 +183,29 @@ class Runtime:
                 self._load_once(version)
 
     async def get(self, version: Version) -> Loaded:
-        """The network, loaded if it is not yet. Raises UnusableModelError, and OutageError without a database."""
+        """The network, loaded if it is not yet.
+
+        Raises UnusableModelError, OutageError without a database, and ProblemError (503) when loading takes too long.
+        """
         loaded = self._loaded.get(version.id)
         if loaded is None:
             failure = self._failure(version)
             if failure is not None:
                 raise failure
-            loaded = await asyncio.shield(self._load_once(version))
+            loaded = await self._loaded_in_time(version)
         loaded.used_at = time.monotonic()
+        return loaded
+
+    async def _loaded_in_time(self, version: Version) -> Loaded:
+        """Raises ProblemError (503, Retry-After) when it takes longer than bearable; the loading goes on."""
+        loading, limit_s = self._load_once(version), self._capacity.load_max_s
+        try:
+            async with asyncio.timeout(limit_s):
+                loaded = await asyncio.shield(loading)
+        except TimeoutError:
+            metrics.COLD_REQUESTS.labels("refused").inc()
+            raise busy(f"the model {version.spoken} is still being loaded after {limit_s:g} s") from None
+        metrics.COLD_REQUESTS.labels("answered").inc()
         return loaded
 
     def unload_idle(self) -> None:
@@ -209,7 +243,7 @@ class Runtime:
     async def _load(self, version: Version) -> Loaded:
         began = time.monotonic()
         try:
-            network = await asyncio.get_running_loop().run_in_executor(self._loaders, self._open, version)
+            opened = await asyncio.get_running_loop().run_in_executor(self._loaders, self._open, version)
         except UnusableModelError as error:
             self._unusable[version.id] = _Unusable(error, time.monotonic() + UNUSABLE_S)
             metrics.LOADS.labels("failed").inc()
@@ -220,12 +254,14 @@ class Runtime:
         finally:
             del self._loading[version.id]
         seconds = time.monotonic() - began
+        network = opened.network
         batcher: Batcher[Picture, Scores | NotSmall] = Batcher(
             network.run,
             self._lanes,
             max_size=network.batch_max,
-            lanes=self._capacity.lanes,
+            lanes=max(1, self._capacity.lanes // opened.threads),
             wait_max_s=self._capacity.wait_max_s,
+            is_quick=opened.alone_s < QUICK_S,
         )
         loaded = Loaded(network, batcher, time.monotonic())
         self._make_room(version.size_bytes)
@@ -236,20 +272,24 @@ class Runtime:
         log.info("model.loaded", model=version.id, name=version.spoken, seconds=round(seconds, 3))
         return loaded
 
-    def _open(self, version: Version) -> Network:
+    def _open(self, version: Version) -> _Opened:
+        """With one thread, which costs the least for each picture; with more where one answer would take long."""
         try:
             document = self._read_blob(version.onnx_sha256)
         except CorruptBlobError as error:
             raise UnusableModelError(version, str(error)) from error
+        opened = self._started(version, document, 1)
+        if opened.alone_s > SLOW_S and self._capacity.threads > 1:
+            opened = self._started(version, document, self._capacity.threads)
+        return opened
+
+    def _started(self, version: Version, document: bytes, threads: int) -> _Opened:
         try:
-            session = onnxruntime.InferenceSession(
-                document, session_options(self._capacity.threads), providers=providers()
-            )
+            session = onnxruntime.InferenceSession(document, session_options(threads), providers=providers())
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise UnusableModelError(version, f"ONNX Runtime: {error}") from error
         network = Network(version, session, self._capacity)
-        network.warm()
-        return network
+        return _Opened(network, threads, network.warm())
 
     def _make_room(self, size_bytes: int) -> None:
         """Let the longest unused go until `size_bytes` fit; a model larger than all room stays alone."""

@@ -10,9 +10,16 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("netwright", "api", "serve", "web", "worker", "search", "ingest", "store")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
-# Who may catch everything: where a bug in one piece of work must not take the process with it, and where a decoder meets
-# hostile bytes.
-CATCHES_ALL = {"worker/advance.py", "worker/execute.py", "worker/jobs.py", "worker/trainer.py", "ingest/preprocess.py"}
+# Who may catch everything: where a bug in one piece of work must not take the process with it, where a decoder meets
+# hostile bytes, and where an error is handed to those who wait for the result, as an executor does.
+CATCHES_ALL = {
+    "worker/advance.py",
+    "worker/execute.py",
+    "worker/jobs.py",
+    "worker/trainer.py",
+    "ingest/preprocess.py",
+    "serve/batching.py",
+}
 FORBIDDEN_CALLS = {"eval", "exec", "pickle.load", "pickle.loads", "torch.load", "yaml.load", "os.system"}
 
 

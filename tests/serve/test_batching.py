@@ -17,9 +17,11 @@ class Gate:
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
         self.open = threading.Semaphore(0)
+        self.ran: Callable[[], object] = bool
 
     def run(self, items: Sequence[int]) -> Sequence[int]:
         self.batches.append(list(items))
+        self.ran()
         assert self.open.acquire(timeout=5)
         if 13 in items:
             raise ValueError("unlucky")
@@ -29,11 +31,13 @@ class Gate:
 Scenario = Callable[[Batcher[int, int], Gate], Awaitable[None]]
 
 
-def play(scenario: Scenario, *, max_size: int = 4, lanes: int = 1, wait_max_s: float = 5.0) -> Gate:
+def play(
+    scenario: Scenario, *, max_size: int = 4, lanes: int = 1, wait_max_s: float = 5.0, is_quick: bool = False
+) -> Gate:
     gate = Gate()
 
     async def main(executor: ThreadPoolExecutor) -> None:
-        batcher = Batcher(gate.run, executor, max_size=max_size, lanes=lanes, wait_max_s=wait_max_s)
+        batcher = Batcher(gate.run, executor, max_size=max_size, lanes=lanes, wait_max_s=wait_max_s, is_quick=is_quick)
         await scenario(batcher, gate)
 
     with ThreadPoolExecutor(lanes) as executor:
@@ -58,6 +62,22 @@ def test_a_lone_item_runs_at_once_and_what_comes_meanwhile_runs_together() -> No
         assert batcher.is_idle
 
     assert play(scenario).batches == [[1], [2, 3, 4]]
+
+
+def test_a_lone_quick_item_runs_on_the_loop_and_company_in_a_lane() -> None:
+    async def scenario(batcher: Batcher[int, int], gate: Gate) -> None:
+        gate.open.release(9)
+        threads: list[str] = []
+        gate.ran = lambda: threads.append(threading.current_thread().name)
+        assert await batcher.submit(1) == 10
+        assert await asyncio.gather(batcher.submit(2), batcher.submit(3)) == [20, 30]
+        with pytest.raises(ValueError, match="unlucky"):
+            await batcher.submit(13)
+        assert await batcher.submit(4) == 40
+        here = threading.current_thread().name
+        assert [name == here for name in threads] == [True, False, True, True]
+
+    assert play(scenario, is_quick=True).batches == [[1], [2, 3], [13], [4]]
 
 
 def test_items_of_one_round_of_the_loop_go_together_and_no_batch_is_larger_than_allowed() -> None:

@@ -22,6 +22,10 @@ def loads(outcome: str = "succeeded") -> float:
     return REGISTRY.get_sample_value("netwright_model_loads_total", {"outcome": outcome}) or 0.0
 
 
+def colds(outcome: str) -> float:
+    return REGISTRY.get_sample_value("netwright_model_cold_requests_total", {"outcome": outcome}) or 0.0
+
+
 def loaded() -> float | None:
     return REGISTRY.get_sample_value("netwright_models_loaded")
 
@@ -98,11 +102,31 @@ def test_an_idle_model_is_unloaded_and_comes_back_when_asked_for(
     monkeypatch.setattr(app, "SWEEP_S", 0.05)
     store.model("colours")
     with serving(Capacity(idle_s=0.3)) as client:
+        cold = colds("answered")
         assert predict(client, "colours").status_code == 200
-        assert loaded() == 1
-        eventually(lambda: loaded() == 0, 2)
+        assert (loaded(), colds("answered")) == (1, cold + 1)
         assert predict(client, "colours").status_code == 200
-        assert loaded() == 1
+        assert colds("answered") == cold + 1
+        eventually(lambda: loaded() == 0, 10)
+        assert predict(client, "colours").status_code == 200
+        assert (loaded(), colds("answered")) == (1, cold + 2)
+
+
+def test_a_first_request_waits_for_its_model_no_longer_than_is_bearable(store: Store, serving: Serving) -> None:
+    store.model("colours")
+    store.model("other", colour_network(turn=1))
+    with serving(Capacity(load_max_s=0.3)) as client:
+        assert predict(client, "other").status_code == 200
+        before = colds("refused")
+        with store.sessions.begin() as session:
+            session.execute(text("LOCK TABLE blob_chunks IN ACCESS EXCLUSIVE MODE"))
+            answer = predict(client, "colours")
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"] == "1"
+            assert "colours@1 is still being loaded after 0.3 s" in answer.json()["detail"]
+            assert colds("refused") == before + 1
+            assert predict(client, "other").status_code == 200
+        eventually(lambda: predict(client, "colours").status_code == 200, 10)
 
 
 def test_the_longest_unused_model_makes_room_for_another(store: Store, serving: Serving) -> None:
