@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 import api.audit.routes
+import api.batch_predictions.routes
 import api.datasets.routes
 import api.deployments.routes
 import api.docs.routes
@@ -81,6 +82,8 @@ def create_app(settings: Settings) -> FastAPI:
         api.explanations.routes.router,
         api.deployments.routes.router,
         api.monitoring.routes.router,
+        api.batch_predictions.routes.router,
+        api.batch_predictions.routes.streamed,
         api.jobs.routes.router,
         api.keys.routes.router,
         api.workers.routes.router,

@@ -12,6 +12,7 @@ TAGS = [
     {"name": "searches", "description": "The search for the best network for a data set, and its trials."},
     {"name": "models", "description": "Trained networks, in numbered versions under a name."},
     {"name": "deployments", "description": "Names that answer predictions, and the models behind them."},
+    {"name": "batch predictions", "description": "A model's answers to many pictures at once, as files."},
     {"name": "jobs", "description": "Every other slow thing: imports, evaluations."},
     {"name": "operation", "description": "Keys, workers, usage, limits, audit, health."},
 ]

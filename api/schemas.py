@@ -96,6 +96,7 @@ ExportRef = Annotated[str, Path(pattern="^ex_[0-9a-f]{32}$", description="The ex
 ExplanationRef = Annotated[str, Path(pattern="^xp_[0-9a-f]{32}$", description="The explanation's id.")]
 DeploymentRef = Annotated[str, Path(pattern=REFERENCE_PATTERN, description="The deployment's id or name.")]
 JobRef = Annotated[str, Path(pattern="^jo_[0-9a-f]{32}$", description="The job's id.")]
+BatchRef = Annotated[str, Path(pattern="^bp_[0-9a-f]{32}$", description="The batch prediction's id.")]
 KeyRef = Annotated[str, Path(pattern="^ke_[0-9a-f]{32}$", description="The key's id.")]
 VersionNumber = Annotated[int, Path(ge=1, le=2**31 - 1, description="The version's number.")]
 

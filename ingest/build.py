@@ -335,9 +335,8 @@ class _Import:
 
         for row in range(0, count, BATCH):
             numbers = original[row : row + BATCH].tolist()
-            pixels = [known.width[number] * known.height[number] for number in numbers]
             places = [known.place(number) for number in numbers]
-            waiting.append((row, self._decoders.pack(preprocessing, row, places, pixels)))
+            waiting.append((row, self._decoders.pack(preprocessing, row, places, hashed=True)))
             while waiting and waiting[0][1].done():
                 take()
         while waiting:

@@ -66,12 +66,11 @@ class Decoders:
         return self._submit({"places": places})
 
     def pack(
-        self, preprocessing: Preprocessing, row: int, places: Sequence[Place], pixels: Sequence[int]
+        self, preprocessing: Preprocessing, row: int, places: Sequence[Place], *, hashed: bool
     ) -> Future[list[Json]]:
-        """Write rows from `row` on. One item for each picture: [hash, all gray], or `reason` and `mend`."""
-        return self._submit(
-            {"preprocessing": preprocessing.to_json(), "row": row, "places": places, "pixels": list(pixels)}
-        )
+        """Write rows of images.npy from `row` on. One item for each picture: `reason` and `mend` where it was refused,
+        else None or, when `hashed`, [hash, all gray]."""
+        return self._submit({"preprocessing": preprocessing.to_json(), "row": row, "places": places, "hashed": hashed})
 
     def _submit(self, request: Json) -> Future[list[Json]]:
         self._room.acquire()
@@ -162,6 +161,6 @@ def _singly(request: Json) -> list[Json]:
     for at, place in enumerate(request["places"]):
         part = {**request, "places": [place]}
         if "row" in request:
-            part |= {"row": request["row"] + at, "pixels": [request["pixels"][at]]}
+            part["row"] = request["row"] + at
         parts.append(part)
     return parts

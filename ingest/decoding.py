@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingest.duplicates import perceptual_hashes
 from ingest.errors import UnreadableImageError
@@ -23,9 +24,6 @@ from ingest.files import HEADER_BYTES, Shards, images_path
 from ingest.limits import GIB, Limits
 from ingest.preprocess import Preprocessing, probe, to_array
 
-LARGE_PIXELS = (
-    8_000_000  # one at a time over all processes: decoded, it takes up to 4 bytes a pixel, several times over
-)
 _MEMORY_BYTES = 4 * GIB  # of address space; what a picture at the pixel limit needs is a fraction of it
 
 Json = Any
@@ -53,7 +51,12 @@ def main() -> None:
 def _answer(request: Json, workdir: Path, shards: Shards, limits: Limits) -> list[Json]:
     if "preprocessing" not in request:
         return [_probe(shards.read(*place), limits) for place in request["places"]]
-    return _pack(request, workdir, shards, limits)
+    rows, items = _decode(request, workdir, shards, limits)
+    if not request["hashed"]:
+        return items
+    hashes = perceptual_hashes(rows).tolist()
+    gray = (rows[..., :1] == rows).all(axis=(1, 2, 3)).tolist()
+    return [item or [phash, flag] for item, phash, flag in zip(items, hashes, gray, strict=True)]
 
 
 def _probe(data: bytes, limits: Limits) -> Json:
@@ -63,32 +66,33 @@ def _probe(data: bytes, limits: Limits) -> Json:
         return {"reason": error.reason, "mend": error.mend}
 
 
-def _pack(request: Json, workdir: Path, shards: Shards, limits: Limits) -> list[Json]:
-    """Write consecutive rows of images.npy beginning with `row`; those of refused pictures stay zero."""
+def _decode(request: Json, workdir: Path, shards: Shards, limits: Limits) -> tuple[NDArray[np.uint8], list[Json]]:
+    """Write consecutive rows of images.npy beginning with `row`; those of refused pictures stay zero.
+
+    Returns the rows, and for each None or why it was refused. A large picture is decoded while no other process of this
+    folder holds one.
+    """
     preprocessing = Preprocessing.from_json(request["preprocessing"])
     side, channels = preprocessing.side, preprocessing.channels
     rows = np.zeros((len(request["places"]), side, side, channels), np.uint8)
     items: list[Json] = []
-    for row, place, pixels in zip(rows, request["places"], request["pixels"], strict=True):
+    for row, place in zip(rows, request["places"], strict=True):
         try:
-            with _alone(workdir) if pixels > LARGE_PIXELS else contextlib.nullcontext():
-                row[:] = to_array(shards.read(*place), preprocessing, limits)
+            row[:] = to_array(shards.read(*place), preprocessing, limits, lambda: _alone(workdir))
             items.append(None)
         except UnreadableImageError as error:
             items.append({"reason": error.reason, "mend": error.mend})
-    hashes = perceptual_hashes(rows).tolist()
-    gray = (rows[..., :1] == rows).all(axis=(1, 2, 3)).tolist()
     with images_path(workdir).open("r+b", buffering=0) as images:
         data, at = rows.data.cast("B"), HEADER_BYTES + request["row"] * side * side * channels
         while data:
             written = os.pwrite(images.fileno(), data, at)
             data, at = data[written:], at + written
-    return [item or [phash, flag] for item, phash, flag in zip(items, hashes, gray, strict=True)]
+    return rows, items
 
 
 @contextlib.contextmanager
 def _alone(workdir: Path) -> Iterator[None]:
-    """While no other process of this import holds a large picture."""
+    """While no other process of this folder holds a large picture."""
     with images_path(workdir).open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

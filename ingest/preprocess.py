@@ -7,8 +7,8 @@ learnt on is what it is asked.
 
 import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from ingest.limits import Limits
 
 VERSION = 1  # raised whenever the same bytes would become other numbers
 STRIP_PIXELS = 1 << 20  # a large picture is brought to RGB this many pixels at a time, not whole beside itself
+LARGE_PIXELS = 8_000_000  # decoded, such a picture takes up to 4 bytes a pixel, several times over
 REDUCE_GAP = 2  # box-averaged by a whole factor down to no less than this many times the side, then bicubic
 
 _TURNS = {
@@ -100,10 +101,21 @@ def decode(data: bytes, channels: int, limits: Limits | None = None) -> Image.Im
         return flat if turn is None else flat.transpose(turn)
 
 
-def to_array(data: bytes, preprocessing: Preprocessing, limits: Limits | None = None) -> NDArray[np.uint8]:
-    """The picture as a network sees it: uint8 (side, side, channels). Raises UnreadableImageError."""
+def to_array(
+    data: bytes,
+    preprocessing: Preprocessing,
+    limits: Limits | None = None,
+    when_large: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> NDArray[np.uint8]:
+    """The picture as a network sees it: uint8 (side, side, channels). Raises UnreadableImageError.
+
+    when_large: entered while a picture of more than LARGE_PIXELS is decoded.
+    """
     side, channels = preprocessing.side, preprocessing.channels
-    with _open(data, limits or Limits()) as (image, _):
+    with (
+        _open(data, limits or Limits()) as (image, _),
+        when_large() if image.width * image.height > LARGE_PIXELS else nullcontext(),
+    ):
         image.draft(None, (REDUCE_GAP * side, REDUCE_GAP * side))  # JPEG: decoded at 1/2, 1/4, 1/8 where that is enough
         image.load()
         small = _squash(image, (side, side), channels)

@@ -15,7 +15,18 @@ from store.errors import ConflictError, NotFoundError, RefusedError
 from store.ids import NAME, NAME_RULE, is_id, new_id
 from store.objects import Objects
 from store.states import DatasetState, SearchState, is_final, sources
-from store.tables import Dataset, DatasetVersion, DoomedObject, Evaluation, Example, Finding, Job, ReportLine, Search
+from store.tables import (
+    BatchPrediction,
+    Dataset,
+    DatasetVersion,
+    DoomedObject,
+    Evaluation,
+    Example,
+    Finding,
+    Job,
+    ReportLine,
+    Search,
+)
 
 UPLOAD_KEPT_FOR = timedelta(days=1)
 EXAMPLE_COLUMNS = (
@@ -330,7 +341,7 @@ def objects_of(session: Session, dataset: Dataset) -> set[str]:
 def delete(session: Session, dataset: Dataset) -> int:
     """Delete a data set with its versions, searches and objects; models that came of it stay. Returns bytes freed.
 
-    Raises ConflictError while an import or a search works on it.
+    Raises ConflictError while an import, a search or a batch prediction works on it.
     """
     session.refresh(dataset, with_for_update=True)
     if dataset.state is DatasetState.IMPORTING:
@@ -343,6 +354,14 @@ def delete(session: Session, dataset: Dataset) -> int:
     ).all()
     if busy:
         raise ConflictError(f"data set {dataset.name!r} is in use by the search {busy[0]!r}; cancel it first")
+    batch = session.scalars(
+        select(BatchPrediction.id)
+        .join(DatasetVersion, DatasetVersion.id == BatchPrediction.version_id)
+        .join(Job, Job.id == BatchPrediction.job_id)
+        .where(DatasetVersion.dataset_id == dataset.id, Job.ended_at.is_(None))
+    ).first()
+    if batch is not None:
+        raise ConflictError(f"data set {dataset.name!r} is read by the batch prediction {batch}; cancel it first")
     freed = session.scalar(
         select(func.coalesce(func.sum(DatasetVersion.size_bytes), 0)).where(DatasetVersion.dataset_id == dataset.id)
     )

@@ -15,6 +15,7 @@ PREFIXES = {
     "explanation": "xp",
     "deployment": "de",
     "job": "jo",
+    "batch": "bp",
     "key": "ke",
     "upload": "up",
     "request": "rq",

@@ -96,7 +96,7 @@ def ended(session: Session, job: Job) -> None:
     """What follows when a job has ended in any way: followers hear of it, a data set and what it needed are let go."""
     record(session, job)
     session.execute(update(Job).where(Job.id == job.id, Job.input_sha256.is_not(None)).values(input_sha256=None))
-    if job.kind == "import" and (upload_key := job.payload.get("upload_key")) is not None:
+    if (upload_key := job.payload.get("upload_key")) is not None:
         due = {"due_at": func.clock_timestamp()}
         session.execute(
             insert(DoomedObject).values(key=upload_key, **due).on_conflict_do_update(index_elements=["key"], set_=due)

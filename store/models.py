@@ -12,6 +12,7 @@ from store import blobs, events
 from store.errors import ConflictError, NotFoundError
 from store.ids import is_id, new_id
 from store.tables import (
+    BatchPrediction,
     Blob,
     Dataset,
     DatasetVersion,
@@ -20,6 +21,7 @@ from store.tables import (
     Evaluation,
     Explanation,
     Export,
+    Job,
     Model,
     ModelAlias,
     Search,
@@ -182,7 +184,8 @@ def listed(noun: str, names: Sequence[str]) -> str:
 def delete(session: Session, model: Model) -> int:
     """Delete one version; returns the bytes freed at the next sweep.
 
-    Raises ConflictError, naming the deployments that it answers, the aliases that name it, the search that builds on it.
+    Raises ConflictError, naming the deployments that it answers, the aliases that name it, the batch prediction or the
+    search that works with it.
     """
     session.refresh(model, with_for_update=True)
     if names := deployments_of(session, [model]).get(model.id):
@@ -195,6 +198,13 @@ def delete(session: Session, model: Model) -> int:
         raise ConflictError(
             f"model {model.name}@{model.number} has {listed('alias', held)}; move that to another version or delete "
             "it first"
+        )
+    batch = session.scalars(
+        select(BatchPrediction.id).join(Job).where(BatchPrediction.model_id == model.id, Job.ended_at.is_(None))
+    ).first()
+    if batch is not None:
+        raise ConflictError(
+            f"model {model.name}@{model.number} answers the batch prediction {batch}; cancel it or wait for its end"
         )
     working = session.scalars(
         select(Search).where(Search.model_id == model.id, Search.ended_at.is_(None))

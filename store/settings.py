@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from store.uris import Allowed
+
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -54,11 +56,20 @@ class Settings(BaseSettings):
     checkpoint_s: Annotated[float, Field(gt=0)] = 10.0
 
     s3_endpoint: str | None = Field(None, description="another S3 than Amazon's, e.g. http://minio:9000")
+    batch_sources: str | None = Field(
+        None, description="what batch predictions may fetch: hosts and folders of object stores; unset: nothing"
+    )
 
     @field_validator("home")
     @classmethod
     def absolute(cls, home: Path) -> Path:
         return home.expanduser().absolute()
+
+    @field_validator("batch_sources")
+    @classmethod
+    def listed(cls, sources: str | None) -> str | None:
+        Allowed.parse(sources)
+        return sources
 
     @property
     def objects(self) -> str:

@@ -578,6 +578,50 @@ class ModelReference(Base):
     inputs: Mapped[Json | None]  # statistics of training pictures by name: a sample of each
 
 
+class BatchPrediction(Base):
+    """A model's answers to many pictures: what was asked. How it stands is its job's to say, what it answered its parts'."""
+
+    __tablename__ = "batch_predictions"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id", ondelete="SET NULL"))
+    model_name: Mapped[str]  # stays when the model is deleted
+    model_number: Mapped[int]
+    deployment: Mapped[str | None]  # the name that was given for the model
+    version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id", ondelete="SET NULL"))
+    source: Mapped[Json]  # kind: dataset, upload or uris, and what tells which
+    top_k: Mapped[int]
+    created_at: Mapped[datetime] = created_column()
+
+    job: Mapped[Job] = relationship()
+
+    __table_args__ = (
+        CheckConstraint("top_k > 0", "top_k"),
+        CheckConstraint("source ->> 'kind' IN ('dataset', 'upload', 'uris')", "source"),
+        Index(None, "model_id"),
+        Index(None, "version_id"),
+    )
+
+
+class BatchPart(Base):
+    """Some rows of the answers, in order: written once, by the attempt that held the job then."""
+
+    __tablename__ = "batch_parts"
+
+    batch_id: Mapped[str] = mapped_column(ForeignKey("batch_predictions.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    object_key: Mapped[str]  # gzip of JSON Lines
+    size_bytes: Mapped[int]
+    rows: Mapped[int]
+    errors: Mapped[int]  # of the rows
+    correct: Mapped[int]  # of the rows whose true label is known
+    labels: Mapped[Json]  # predicted label: rows
+    seconds: Mapped[float]  # of work
+
+    __table_args__ = (CheckConstraint("rows > 0 AND errors BETWEEN 0 AND rows", "rows"),)
+
+
 class Event(Base):
     """Append-only, numbered per stream (a search's or a job's id): what followers read."""
 

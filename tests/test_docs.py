@@ -27,7 +27,7 @@ from tests.support.service import ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PATH = re.compile(r"/(?:v[12]/[^\s\"'`|)]*|healthz|readyz|metrics|openapi\.json)")
 
-OBJECT_FOLDERS = {"datasets/", "uploads/", "requests/"}  # in the object store
+OBJECT_FOLDERS = {"batches/", "datasets/", "requests/", "uploads/"}  # in the object store
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

@@ -23,7 +23,7 @@ class CancelledError(Exception):
 
 
 class ShutdownError(Exception):
-    """The worker is to stop; the job goes back to the queue."""
+    """The job goes back to the queue: the worker is to stop, or the job lets others go first."""
 
 
 class RefusedJobError(Exception):

@@ -12,7 +12,7 @@ from store.errors import StaleError, StoreError
 from store.objects import ObjectsError
 from store.states import JobState
 from store.tables import Job
-from worker import evaluations, explanations, exports, imports, references
+from worker import batches, evaluations, explanations, exports, imports, references
 from worker.context import Context
 from worker.held import CancelledError, Held, RefusedJobError, ShutdownError
 
@@ -24,6 +24,7 @@ KINDS: Mapping[str, Callable[[Context, Job, Held], None]] = {
     "export": exports.run,
     "reference": references.run,
     "explanation": explanations.run,
+    "batch_prediction": batches.run,
 }
 
 

@@ -43,9 +43,7 @@ def too_large(limit: int, found: str) -> ProblemError:
 
 
 def empty() -> ProblemError:
-    return ProblemError(
-        422, "empty-upload", "the body is empty; send an archive of labelled pictures: curl -T flowers.zip …"
-    )
+    return ProblemError(422, "empty-upload", "the body is empty; send an archive of pictures: curl -T flowers.zip …")
 
 
 async def receive(request: Request, runtime: Runtime) -> tuple[str, int]:

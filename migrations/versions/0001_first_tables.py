@@ -692,9 +692,60 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_explanations")),
     )
     op.create_index(op.f("ix_explanations_model_id_id"), "explanations", ["model_id", "id"], unique=False)
+    op.create_table(
+        "batch_predictions",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("model_id", sa.Text(), nullable=True),
+        sa.Column("model_name", sa.Text(), nullable=False),
+        sa.Column("model_number", sa.BigInteger(), nullable=False),
+        sa.Column("deployment", sa.Text(), nullable=True),
+        sa.Column("version_id", sa.Text(), nullable=True),
+        sa.Column("source", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("top_k", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
+        ),
+        sa.CheckConstraint("top_k > 0", name=op.f("ck_batch_predictions_top_k")),
+        sa.CheckConstraint(
+            "source ->> 'kind' IN ('dataset', 'upload', 'uris')", name=op.f("ck_batch_predictions_source")
+        ),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_batch_predictions_job_id")),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["models.id"], name=op.f("fk_batch_predictions_model_id"), ondelete="SET NULL"
+        ),
+        sa.ForeignKeyConstraint(
+            ["version_id"], ["dataset_versions.id"], name=op.f("fk_batch_predictions_version_id"), ondelete="SET NULL"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_batch_predictions")),
+        sa.UniqueConstraint("job_id", name=op.f("uq_batch_predictions_job_id")),
+    )
+    op.create_index(op.f("ix_batch_predictions_model_id"), "batch_predictions", ["model_id"], unique=False)
+    op.create_index(op.f("ix_batch_predictions_version_id"), "batch_predictions", ["version_id"], unique=False)
+    op.create_table(
+        "batch_parts",
+        sa.Column("batch_id", sa.Text(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("object_key", sa.Text(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("rows", sa.BigInteger(), nullable=False),
+        sa.Column("errors", sa.BigInteger(), nullable=False),
+        sa.Column("correct", sa.BigInteger(), nullable=False),
+        sa.Column("labels", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("seconds", sa.Float(precision=53), nullable=False),
+        sa.CheckConstraint("rows > 0 AND errors BETWEEN 0 AND rows", name=op.f("ck_batch_parts_rows")),
+        sa.ForeignKeyConstraint(
+            ["batch_id"], ["batch_predictions.id"], name=op.f("fk_batch_parts_batch_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("batch_id", "number", name=op.f("pk_batch_parts")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("batch_parts")
+    op.drop_index(op.f("ix_batch_predictions_version_id"), table_name="batch_predictions")
+    op.drop_index(op.f("ix_batch_predictions_model_id"), table_name="batch_predictions")
+    op.drop_table("batch_predictions")
     op.drop_index(op.f("ix_explanations_model_id_id"), table_name="explanations")
     op.drop_table("explanations")
     op.drop_table("exports")

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import booleans
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from api.batch_predictions.schemas import NewBatchPrediction, NewSource
 from api.datasets.schemas import DatasetPatch, NewDataset, NewSplit
 from api.deployments.schemas import DeploymentPatch, NewDeployment
 from api.evaluations.schemas import NewEvaluation
@@ -77,6 +78,8 @@ def test_the_examples_of_requests_are_accepted(app: FastAPI) -> None:
         NewExplanation,
         NewExport,
         NewFeedback,
+        NewBatchPrediction,
+        NewSource,
     ):
         for example in model.model_json_schema()["examples"]:
             model.model_validate(example)

@@ -78,6 +78,11 @@ def test_every_line_of_serving_works_when_pasted(service: Service, folder: Path,
     assert len(result["grid"]) == 28
     for name in ("overlay.png", "gradients.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    (sent,) = (json.loads(output) for line, output in printed if "/batch_predictions/data?" in line)
+    (batch,) = (json.loads(output) for line, output in printed if "/batch_predictions/$BATCH?wait" in line)
+    assert (sent["state"], batch["state"], batch["result"]["errors"]) == ("succeeded", "succeeded", 0)
+    assert len((folder / "answers.jsonl").read_text().splitlines()) == batch["result"]["rows"]
+    assert len((folder / "answers.csv").read_text().splitlines()) == batch["result"]["rows"] + 1
 
 
 def test_every_line_of_monitoring_works_when_pasted(
