@@ -4,18 +4,19 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from serve.fresh import Fresh
-from store import deployments, models
+from store import deployments, exports, models
 from store.database import Sessions
 from store.errors import NotFoundError
 from store.states import DeploymentState
-from store.tables import Deployment, Model
+from store.tables import Deployment, DeploymentTarget, Model
 from web.problems import ProblemError, from_store
 
 REFERENCE = re.compile(r"[A-Za-z0-9._-]{1,63}(@[A-Za-z0-9._-]{1,63})?")
@@ -30,7 +31,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A model version, with all that a prediction needs of its row."""
+    """A model version in one precision, with all that a prediction needs of its row."""
 
     id: str
     name: str
@@ -39,10 +40,16 @@ class Version:
     preprocessing: Mapping[str, Any]
     onnx_sha256: bytes
     size_bytes: int
+    precision: str = "fp32"
 
     @property
     def spoken(self) -> str:
-        return f"{self.name}@{self.number}"
+        return f"{self.name}@{self.number}" + ("" if self.precision == "fp32" else f" in {self.precision}")
+
+    @property
+    def key(self) -> str:
+        """What tells networks in memory apart: the id, and for an export its file, which a newer one may replace."""
+        return self.id if self.precision == "fp32" else f"{self.id}/{self.onnx_sha256.hex()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +166,19 @@ class Registry:
                 deployment = deployments.get(session, reference)
             except NotFoundError:
                 return None
-            shares = tuple(Share(_version(target.model), target.weight) for target in deployment.targets)
+            shares = tuple(Share(_targeted(session, target), target.weight) for target in deployment.targets)
             deployed = deployment.state is DeploymentState.DEPLOYED
             logging = Logging(deployment.log_sample, deployment.log_pictures)
             return Route(kind, deployment.id, deployment.name, deployed, shares, logging)
+
+
+def _targeted(session: Session, target: DeploymentTarget) -> Version:
+    version = _version(target.model)
+    if target.precision == "fp32":
+        return version
+    export = exports.newest_int8(session, version.id)
+    assert export is not None  # whoever takes it away is refused
+    return replace(version, onnx_sha256=export.sha256, size_bytes=export.size_bytes, precision=target.precision)
 
 
 def _version(model: Model) -> Version:

@@ -171,15 +171,15 @@ class Runtime:
 
     def is_prepared(self, versions: Iterable[Version]) -> bool:
         """Whether each of them is loaded, or is known to be unusable."""
-        return all(version.id in self._loaded or self._failure(version) is not None for version in versions)
+        return all(version.key in self._loaded or self._failure(version) is not None for version in versions)
 
     def is_loaded(self, versions: Iterable[Version]) -> bool:
-        return all(version.id in self._loaded for version in versions)
+        return all(version.key in self._loaded for version in versions)
 
     def prepare(self, versions: Iterable[Version]) -> None:
         """Begin to load those that are not loaded, and do not wait."""
         for version in versions:
-            if version.id not in self._loaded and self._failure(version) is None:
+            if version.key not in self._loaded and self._failure(version) is None:
                 self._load_once(version)
 
     async def get(self, version: Version) -> Loaded:
@@ -187,7 +187,7 @@ class Runtime:
 
         Raises UnusableModelError, OutageError without a database, and ProblemError (503) when loading takes too long.
         """
-        loaded = self._loaded.get(version.id)
+        loaded = self._loaded.get(version.key)
         if loaded is None:
             failure = self._failure(version)
             if failure is not None:
@@ -224,7 +224,7 @@ class Runtime:
             self._unload(loaded, "closed")
 
     def _failure(self, version: Version) -> UnusableModelError | None:
-        unusable = self._unusable.get(version.id)
+        unusable = self._unusable.get(version.key)
         return unusable.error if unusable is not None and unusable.until > time.monotonic() else None
 
     def failure(self, version_id: str) -> str | None:
@@ -233,10 +233,10 @@ class Runtime:
         return None if unusable is None else unusable.error.detail
 
     def _load_once(self, version: Version) -> "asyncio.Task[Loaded]":
-        task = self._loading.get(version.id)
+        task = self._loading.get(version.key)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._load(version))
-            self._loading[version.id] = task
+            self._loading[version.key] = task
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting
         return task
 
@@ -245,14 +245,14 @@ class Runtime:
         try:
             opened = await asyncio.get_running_loop().run_in_executor(self._loaders, self._open, version)
         except UnusableModelError as error:
-            self._unusable[version.id] = _Unusable(error, time.monotonic() + UNUSABLE_S)
+            self._unusable[version.key] = _Unusable(error, time.monotonic() + UNUSABLE_S)
             metrics.LOADS.labels("failed").inc()
             log.error("model.unusable", model=version.id, name=version.spoken, reason=error.detail)
             raise
         except DATABASE_AWAY as error:
             raise OutageError from error
         finally:
-            del self._loading[version.id]
+            del self._loading[version.key]
         seconds = time.monotonic() - began
         network = opened.network
         batcher: Batcher[Picture, Scores | NotSmall] = Batcher(
@@ -265,7 +265,7 @@ class Runtime:
         )
         loaded = Loaded(network, batcher, time.monotonic())
         self._make_room(version.size_bytes)
-        self._loaded[version.id] = loaded
+        self._loaded[version.key] = loaded
         metrics.LOADS.labels("succeeded").inc()
         metrics.LOAD_SECONDS.observe(seconds)
         self._count()
@@ -303,7 +303,7 @@ class Runtime:
 
     def _unload(self, loaded: Loaded, why: str) -> None:
         version = loaded.network.version
-        del self._loaded[version.id]
+        del self._loaded[version.key]
         self._count()
         log.info("model.unloaded", model=version.id, name=version.spoken, why=why)
 

@@ -7,7 +7,7 @@ from sqlalchemy import func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from store import models
+from store import exports, models
 from store.errors import ConflictError, NotFoundError, RefusedError
 from store.tables import Deployment, DeploymentTarget, Model, ModelAlias
 
@@ -27,11 +27,14 @@ def get(session: Session, name: str, alias: str, *, lock: bool = False) -> Model
 def put(session: Session, name: str, alias: str, number: int) -> ModelAlias:
     """Have the alias name this version; deployments that follow it do so with the commit.
 
-    Raises RefusedError for what is no alias, NotFoundError for an unknown version.
+    Raises RefusedError for what is no alias and for a version that cannot answer as followers want it (in int8),
+    NotFoundError for an unknown version.
     """
     if ALIAS.fullmatch(alias) is None:
         raise RefusedError(f"alias {alias[:100]!r} must be {ALIAS_RULE}", "alias")
-    models.version(session, name, number)
+    model = models.version(session, name, number)
+    if _followers(session, name, alias, "int8"):
+        exports.require_int8(session, model, "version")
     statement = insert(ModelAlias).values(name=name, alias=alias, number=number)
     session.execute(
         statement.on_conflict_do_update(
@@ -65,16 +68,24 @@ def of(session: Session, found: Sequence[Model]) -> dict[str, list[str]]:
 def delete(session: Session, found: ModelAlias) -> None:
     """Forget the alias; the version stays. Raises ConflictError, naming the deployments that follow it."""
     session.refresh(found, with_for_update=True)
-    followers = session.scalars(
-        select(Deployment.name)
-        .join(DeploymentTarget)
-        .where(DeploymentTarget.alias_name == found.name, DeploymentTarget.alias == found.alias)
-        .order_by(Deployment.name)
-    ).all()
-    if followers:
+    if followers := _followers(session, found.name, found.alias):
         raise ConflictError(
             f"alias {found.name}@{found.alias} is followed by {models.listed('deployment', followers)}; "
             "point that elsewhere or delete it first"
         )
     session.delete(found)
     session.flush()
+
+
+def _followers(session: Session, name: str, alias: str, precision: str | None = None) -> Sequence[str]:
+    """The names of the deployments that follow it, in the order of the alphabet. precision: only those that want it so."""
+    statement = (
+        select(Deployment.name)
+        .join(DeploymentTarget)
+        .where(DeploymentTarget.alias_name == name, DeploymentTarget.alias == alias)
+        .distinct()
+        .order_by(Deployment.name)
+    )
+    if precision is not None:
+        statement = statement.where(DeploymentTarget.precision == precision)
+    return session.scalars(statement).all()

@@ -7,7 +7,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from store import aliases, models
+from store import aliases, exports, models
 from store.datasets import check_name
 from store.errors import ConflictError, NotFoundError, RefusedError
 from store.ids import is_id, new_id
@@ -17,10 +17,14 @@ from store.tables import Deployment, DeploymentTarget
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A model by any reference, and its share of the requests in per cent. `name@alias` follows the alias."""
+    """A model by any reference, and its share of the requests in per cent. `name@alias` follows the alias.
+
+    precision: `int8` serves the model's newest export of the format `onnx-int8`, `fp32` its own file.
+    """
 
     model: str
     weight: int = 100
+    precision: str = "fp32"
 
 
 def _set_targets(session: Session, deployment: Deployment, targets: Sequence[Target]) -> None:
@@ -28,11 +32,16 @@ def _set_targets(session: Session, deployment: Deployment, targets: Sequence[Tar
     if total != 100:
         raise RefusedError(f"the weights of the targets add up to {total}; they must add up to 100", "targets")
     rows = [
-        DeploymentTarget(number=number, weight=target.weight, **_named(session, target.model))
+        DeploymentTarget(
+            number=number, weight=target.weight, precision=target.precision, **_named(session, target.model)
+        )
         for number, target in enumerate(targets)
     ]
-    if len({(row.model_id, row.alias_name, row.alias) for row in rows}) != len(rows):
+    if len({(row.model_id, row.alias_name, row.alias, row.precision) for row in rows}) != len(rows):
         raise RefusedError("two targets name the same model; give it one weight", "targets")
+    for target in targets:
+        if target.precision == "int8":
+            exports.require_int8(session, models.get(session, target.model), "targets")
     deployment.targets = rows
     session.flush()
 

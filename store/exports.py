@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from store import blobs, jobs
-from store.errors import NotFoundError
+from store import blobs, jobs, models
+from store.errors import ConflictError, NotFoundError, RefusedError
 from store.ids import new_id
 from store.states import JobState, is_final
 from store.tables import Export, Job, Model
@@ -103,8 +103,32 @@ def newest_int8(session: Session, model_id: str) -> Export | None:
     ).one_or_none()
 
 
+def require_int8(session: Session, model: Model, field: str) -> None:
+    """Raises RefusedError, naming the call that makes one, when the model has no int8 file. Until the transaction ends it keeps it."""
+    session.refresh(model, with_for_update={"read": True})
+    if newest_int8(session, model.id) is None:
+        spoken = f"{model.name}@{model.number}"
+        raise RefusedError(
+            f"precision int8 serves the newest export of the format {INT8}, and model {spoken} has none; "
+            f'POST /v1/models/{spoken}/exports {{"format": "{INT8}"}} makes one',
+            field,
+        )
+
+
 def delete(session: Session, export: Export) -> int:
-    """Delete an export; returns the bytes freed at the next sweep."""
+    """Delete an export; returns the bytes freed at the next sweep.
+
+    Raises ConflictError for the int8 file that deployments serve, naming them.
+    """
+    if export.format == INT8:
+        model = session.get_one(Model, export.model_id, with_for_update=True)
+        newest = newest_int8(session, model.id)
+        names = models.deployments_of(session, [model], precision="int8").get(model.id)
+        if names and newest is not None and newest.id == export.id:
+            raise ConflictError(
+                f"export {export.id} is what model {model.name}@{model.number} answers {models.listed('deployment', names)} "
+                "with, by precision int8; point that elsewhere or to fp32 first"
+            )
     freed = export.size_bytes
     session.delete(export)
     session.flush()

@@ -148,10 +148,16 @@ def datasets_of(session: Session, found: Sequence[Model | Explanation]) -> dict[
     return {version_id: (name, number) for version_id, name, number in rows}
 
 
-def deployments_of(session: Session, found: Sequence[Model]) -> dict[str, list[str]]:
-    """The names of the deployments that send requests to each model, by its id: to that version or to its alias."""
+def deployments_of(session: Session, found: Sequence[Model], precision: str | None = None) -> dict[str, list[str]]:
+    """The names of the deployments that send requests to each model, by its id: to that version or to its alias.
+
+    precision: only those that it answers so.
+    """
     names: dict[str, list[str]] = {}
-    for model_id, name in session.execute(_answering([model.id for model in found])):
+    statement = _answering([model.id for model in found])
+    if precision is not None:
+        statement = statement.where(DeploymentTarget.precision == precision)
+    for model_id, name in session.execute(statement):
         names.setdefault(model_id, []).append(name)
     return names
 

@@ -486,6 +486,7 @@ class DeploymentTarget(Base):
     alias_name: Mapped[str | None]
     alias: Mapped[str | None]
     weight: Mapped[int]  # per cent of the requests
+    precision: Mapped[str] = mapped_column(server_default="fp32")
 
     fixed: Mapped[Model | None] = relationship()
     followed: Mapped[ModelAlias | None] = relationship()
@@ -495,6 +496,7 @@ class DeploymentTarget(Base):
         CheckConstraint("(model_id IS NULL) = (alias IS NOT NULL)", "one_model"),
         CheckConstraint("(alias IS NULL) = (alias_name IS NULL)", "whole_alias"),
         CheckConstraint("weight BETWEEN 1 AND 100", "weight"),
+        CheckConstraint("precision IN ('fp32', 'int8')", "precision"),
         Index(None, "model_id"),
         Index(None, "alias_name", "alias"),
     )

@@ -38,6 +38,7 @@ def deployment_view(deployment: tables.Deployment) -> Deployment:
                 version=target.model.number,
                 alias=target.alias,
                 weight=target.weight,
+                precision=target.precision,
             )
             for target in deployment.targets
         ],
@@ -54,7 +55,7 @@ def deployment_view(deployment: tables.Deployment) -> Deployment:
 
 
 def wished(targets: Sequence[NewTarget]) -> list[deployments.Target]:
-    return [deployments.Target(target.model, target.weight) for target in targets]
+    return [deployments.Target(target.model, target.weight, target.precision) for target in targets]
 
 
 @router.post("", status_code=201)

@@ -18,6 +18,9 @@ class NewTarget(Body):
         description="A model's name (its newest version), name@version, a version's id, or name@alias."
     )
     weight: Annotated[int, Field(ge=1, le=100)] = Field(100, description="Per cent of the requests; they sum to 100.")
+    precision: Literal["fp32", "int8"] = Field(
+        "fp32", description="int8 serves the model's newest export of the format onnx-int8, which must have been made."
+    )
 
 
 Targets = Annotated[list[NewTarget], Field(min_length=1, max_length=10)]
@@ -79,6 +82,7 @@ class Target(View):
     version: int = Field(description="That answers now.")
     alias: str | None = Field(description="The alias that is followed; null for a version that stays.")
     weight: int
+    precision: Literal["fp32", "int8"]
 
 
 class Logging(View):

@@ -567,7 +567,9 @@ def upgrade() -> None:
         sa.Column("weight", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("(model_id IS NULL) = (alias IS NOT NULL)", name=op.f("ck_deployment_targets_one_model")),
         sa.CheckConstraint("(alias IS NULL) = (alias_name IS NULL)", name=op.f("ck_deployment_targets_whole_alias")),
+        sa.Column("precision", sa.Text(), server_default="fp32", nullable=False),
         sa.CheckConstraint("weight BETWEEN 1 AND 100", name=op.f("ck_deployment_targets_weight")),
+        sa.CheckConstraint("precision IN ('fp32', 'int8')", name=op.f("ck_deployment_targets_precision")),
         sa.ForeignKeyConstraint(
             ["alias_name", "alias"],
             ["model_aliases.name", "model_aliases.alias"],

@@ -15,13 +15,14 @@ from sqlalchemy import func, select
 from ingest.preprocess import Preprocessing
 from serve.app import create_app
 from serve.capacity import Capacity
-from store import aliases, blobs, deployments, keys
+from store import aliases, blobs, deployments, exports, jobs, keys, leases, models
 from store.database import Sessions
 from store.deployments import Target
 from store.ids import new_id
 from store.keys import Role
 from store.settings import Settings
-from store.tables import Model
+from store.states import JobState
+from store.tables import Job, Model
 from tests.serve.networks import LABELS, colour_network
 
 
@@ -65,11 +66,21 @@ class Store:
             session.add(model)
         return model.id
 
-    def deploy(self, name: str, *targets: str | tuple[str, int]) -> None:
+    def quantised(self, reference: str, onnx: bytes, **options: str) -> None:
+        """What the worker leaves of an export to int8 that succeeded."""
+        with self.sessions.begin() as session:
+            model = models.get(session, reference)
+            job, _ = exports.ask(session, model, exports.INT8, options)
+            held = leases.claim(session, Job, job.id, "worker", 30)
+            assert held is not None
+            made = exports.keep(session, held, model, exports.File(onnx, "int8.onnx", "application/octet-stream", {}))
+            jobs.finish(session, job.id, held.attempt, JobState.SUCCEEDED, result={"export_id": made.id})
+
+    def deploy(self, name: str, *targets: Target | str | tuple[str, int]) -> None:
         with self.sessions.begin() as session:
             deployments.create(session, name, _targets(targets))
 
-    def retarget(self, name: str, *targets: str | tuple[str, int]) -> None:
+    def retarget(self, name: str, *targets: Target | str | tuple[str, int]) -> None:
         with self.sessions.begin() as session:
             deployments.retarget(session, deployments.get(session, name, lock=True), _targets(targets))
 
@@ -85,8 +96,11 @@ class Store:
         return key.id, secret
 
 
-def _targets(targets: Sequence[str | tuple[str, int]]) -> list[Target]:
-    return [Target(target) if isinstance(target, str) else Target(*target) for target in targets]
+def _targets(targets: Sequence[Target | str | tuple[str, int]]) -> list[Target]:
+    return [
+        target if isinstance(target, Target) else Target(target) if isinstance(target, str) else Target(*target)
+        for target in targets
+    ]
 
 
 def digest(data: bytes) -> bytes:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import sessionmaker
 from netwright import engines
 from store import deployments, keys, migrate, models
 from store.database import engine_for
+from store.deployments import Target
 from store.keys import Role
 from store.settings import Settings
 from store.states import DeploymentState
@@ -71,6 +72,28 @@ def test_a_moved_alias_takes_the_requests_with_it(store: Store, serving: Serving
         store.name("colours", "champion", 1)
         eventually(lambda: {model_of(client, request_id=each) for each in ids} == {old}, SOON_S)
         assert status(client, "/v1/models/colours@nobody/predict") == 404
+
+
+def test_a_target_in_int8_is_answered_by_the_newest_export(store: Store, serving: Serving) -> None:
+    own, first, second = (colour_network(turn=turn) for turn in range(3))  # each takes red for another colour
+    model = store.model(onnx=own)
+    store.quantised("colours", first)
+    store.deploy("colours", (model, 100))
+
+    def answered() -> set[str]:
+        said = [client.post(URL, content=picture("red")) for _ in range(20)]
+        assert {answer.status_code for answer in said} == {200}
+        return {answer.json()["predictions"][0]["label"] for answer in said}
+
+    with serving() as client:
+        assert answered() == {"red"}
+        store.retarget("colours", Target(model, 100, "int8"))
+        eventually(lambda: answered() == {"green"}, SOON_S)
+        store.quantised("colours", second, method="another")
+        eventually(lambda: answered() == {"blue"}, SOON_S)
+        store.retarget("colours", Target(model, 50, "int8"), Target(model, 50))
+        eventually(lambda: answered() == {"red", "blue"}, SOON_S)
+        assert model_of(client) == model
 
 
 def test_undeployed_deployed_deleted_and_made_anew_each_within_a_second(store: Store, serving: Serving) -> None:
