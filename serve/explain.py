@@ -1,6 +1,7 @@
 """What in one picture speaks for a label, through the session that also predicts: covered piece by piece."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ from serve.schemas import ExplainOptions, ExplainRequest
 from web.problems import Fault, from_validation, invalid
 
 AT_ONCE = 16  # explanations that are being made or wait for their turn; more are sent away
-CHUNK_SHARE = 4  # of the largest batch, this part is covered copies at a time: the rest is left to predictions
+CHUNK_SHARE = 4  # of the largest batch, this part at most is covered copies at a time: the rest is left to predictions
+CHUNK_S = 0.01  # for which a prediction may have to wait: as many copies at a time as are answered within it
 LABELS_LISTED = 50
 
 T = TypeVar("T")
@@ -93,8 +95,8 @@ class Explainer:
     """Explains one picture after another. Predictions go first.
 
     The covered copies of all explanations wait in the same line as pictures to predict, but a part of a batch at a
-    time, and the next part only when that one is answered. So a prediction waits for one such part at most, however
-    many explanations are asked for.
+    time, and the next part only when that one is answered. So a prediction waits for one such part at most, which takes
+    some CHUNK_S, however many explanations are asked for.
     """
 
     def __init__(self, runtime: Runtime, decoders: Executor, pictures: Room, capacity: Capacity) -> None:
@@ -134,13 +136,19 @@ class Explainer:
         self, loaded: Loaded, plan: Occlusion, packed: NDArray[np.uint8], label: int
     ) -> NDArray[np.float32]:
         """The score of `label` for each covered copy."""
-        size = max(1, loaded.network.batch_max // CHUNK_SHARE)
+        most, size = max(1, loaded.network.batch_max // CHUNK_SHARE), 1
         cover = plan.cover(packed)
         scores = list[Scores]()
-        for first in range(0, plan.count, size):
+        while len(scores) < plan.count:
             async with self._turn:
-                copies = plan.copies(packed, cover, first, size)
+                began = time.perf_counter()
+                copies = plan.copies(packed, cover, len(scores), size)
                 scores += await asyncio.gather(*(_score(loaded, copy) for copy in copies))
+            took_s = time.perf_counter() - began
+            if took_s > CHUNK_S:
+                size = max(1, size // 2)
+            elif took_s < CHUNK_S / 2:
+                size = min(most, 2 * size)
         return np.stack(scores)[:, label]
 
     def _read(self, loaded: Loaded, picture: bytes) -> tuple[NDArray[np.uint8], Image.Image]:

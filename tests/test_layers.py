@@ -17,6 +17,7 @@ import pytest
         ("search.runtime", "torch"),
         ("search.occlusion", "torch"),
         ("serve.app", "matplotlib"),
+        ("worker.explanations", "captum"),
         ("search.drift", "torch"),
         ("api.app", "scipy"),
         ("serve.app", "scipy"),

@@ -113,6 +113,8 @@ def test_what_speaks_for_one_label_speaks_against_the_others() -> None:
 
 def test_the_temperature_and_the_mirror_image_are_part_of_what_is_explained() -> None:
     picture = pictures().pixels[coloured()[0]]
+    assert trained().mirror
+    assert float(trained().classifier.temperature) != 1.0
     with torch.inference_mode():
         expected = trained()(torch.from_numpy(picture[None].copy()))[0]
     found = explain(trained(), picture, "occlusion", 1, {"patch": 8, "stride": 8})

@@ -12,7 +12,7 @@ from PIL import Image
 from serve.capacity import Capacity
 from serve.explain import AT_ONCE, wants_png
 from serve.schemas import ExplainReply
-from tests.serve.conftest import Serving, Store
+from tests.serve.conftest import Serving, Store, eventually
 from tests.serve.networks import colour_network, heavy_network, picture
 from tests.serve.test_formats import b64
 
@@ -189,6 +189,18 @@ def test_predictions_go_on_while_more_are_to_be_explained_than_there_is_room_for
     assert statuses.count(200) >= AT_ONCE
     assert answered > AT_ONCE
     assert 'netwright_explain_requests_total{status="200",target="deployment/heavy"}' in counted
+
+
+def test_a_client_that_leaves_is_not_worked_for_any_longer(store: Store, serving: Serving) -> None:
+    store.deploy("heavy", store.model("heavy", heavy_network(side=64), side=64))
+    wish = {"patch": "4", "stride": "2"}  # 961 copies of some 10 ms each
+    with serving() as client:
+        assert client.post("/v1/deployments/heavy/predict", content=spotted()).status_code == 200
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/deployments/heavy/explain", content=spotted(), params=wish, timeout=0.3)
+        gone = 'netwright_explain_requests_total{status="499",target="deployment/heavy"} 1.0'
+        eventually(lambda: gone in client.get("/metrics").text, within_s=5)
+        assert "netwright_predict_pictures_in_work 0.0" in client.get("/metrics").text
 
 
 def test_png_is_sent_to_those_who_ask_for_it() -> None:
