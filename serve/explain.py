@@ -20,7 +20,7 @@ from ingest.overlay import LONGEST_PX, overlay
 from ingest.preprocess import preview
 from search.occlusion import Occlusion, OcclusionError
 from serve.capacity import Capacity, Room
-from serve.inputs import INLINE_BYTES, Layout, decoded_base64, layout_of, read_form, some_picture
+from serve.inputs import INLINE_BYTES, VALUES_MAX, Layout, decoded_base64, layout_of, read_form, some_picture, values_in
 from serve.predictor import unreadable_picture, while_client_waits
 from serve.registry import Version
 from serve.runtime import Loaded, NotSmall, Runtime, Scores
@@ -81,6 +81,10 @@ async def parse(body: bytes, headers: Headers, query: Mapping[str, str], executo
 
 
 def _from_json(body: bytes) -> Question:
+    if (found := values_in(body)) > VALUES_MAX:
+        raise invalid(
+            [Fault("", f"one picture is explained at a time; the JSON has {found:,} lists, objects and commas")]
+        )
     try:
         asked = ExplainRequest.model_validate_json(body)
     except ValidationError as error:

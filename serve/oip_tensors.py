@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from ingest.preprocess import Preprocessing
 from search.runtime import INPUT, OUTPUT
-from serve.inputs import Ask
+from serve.inputs import Ask, values_in
 from serve.oip_schemas import InferInput, InferRequest, Parameters
 from serve.runtime import Scores
 from serve.schemas import DEFAULT_TOP_K, MAX_INSTANCES
@@ -28,6 +28,7 @@ from serve.service import json_bytes
 from web.problems import ProblemError, from_validation, quoted
 
 HEADER = "Inference-Header-Content-Length"
+VALUES_MAX = 1 << 20  # of JSON: 21 pictures of 128 × 128 in colour
 LENGTH = struct.Struct("<I")  # stands before each element of BYTES
 CHANNELS = {1: "gray", 3: "RGB"}
 
@@ -54,6 +55,11 @@ def read(body: bytes, header_length: str | None) -> Inference:
     Raises ProblemError (400) that names what is wrong.
     """
     document, tail = _split(body, header_length)
+    if (found := values_in(document)) > VALUES_MAX:
+        raise wrong(
+            f"the JSON has {found:,} lists, objects and commas; at most {VALUES_MAX:,} are read: send a larger tensor as "
+            f"binary data behind the JSON, with the header {HEADER}"
+        )
     try:
         asked = InferRequest.model_validate_json(document)
     except ValidationError as error:

@@ -150,6 +150,7 @@ def test_what_cannot_be_explained_is_refused_with_what_could_be(store: Store, se
             {"b64": "x"},
             {"b64": b64(good), "image": {"b64": b64(good)}},
             {"b64": b64(good), "patch": "3"},
+            {"b64": b64(good), "image": [[]] * 10_000},
             {},
         ):
             assert client.post(URL, json=body).status_code == 422, body
