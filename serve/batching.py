@@ -77,18 +77,18 @@ class Batcher(Generic[T, R]):
             metrics.BATCH_SIZE.observe(len(batch))
             items = [waiting.item for waiting in batch]
             if here:
-                self._finish(batch, self._ran_here(items))
+                self._run_here(batch, items)
                 return
             running = self._executor.submit(self._run, items)
             running.add_done_callback(self._hand_over(batch))
 
-    def _ran_here(self, items: Sequence[T]) -> "Running[Sequence[R]]":
-        running: Running[Sequence[R]] = Running()
+    def _run_here(self, batch: Sequence[_Waiting[T, R]], items: Sequence[T]) -> None:
         try:
-            running.set_result(self._run(items))
+            results = self._run(items)
         except Exception as error:  # noqa: BLE001  # as an executor does: whatever it is, those who wait get it
-            running.set_exception(error)
-        return running
+            self._settle(batch, (), error)
+        else:
+            self._settle(batch, results, None)
 
     def _next(self) -> list[_Waiting[T, R]]:
         """The next batch: an equal share of what waits for each free lane, without those whose client is gone."""
@@ -110,9 +110,11 @@ class Batcher(Generic[T, R]):
         return lambda running: _quietly(loop, self._finish, batch, running)
 
     def _finish(self, batch: Sequence[_Waiting[T, R]], running: "Running[Sequence[R]]") -> None:
-        self._running -= 1
         error = running.exception()
-        results: Sequence[R] = () if error is not None else running.result()
+        self._settle(batch, () if error is not None else running.result(), error)
+
+    def _settle(self, batch: Sequence[_Waiting[T, R]], results: Sequence[R], error: BaseException | None) -> None:
+        self._running -= 1
         for place, waiting in enumerate(batch):
             if waiting.answer.done():
                 continue
@@ -120,7 +122,8 @@ class Batcher(Generic[T, R]):
                 waiting.answer.set_exception(error)
             else:
                 waiting.answer.set_result(results[place])
-        self._dispatch()
+        if self._waiting:
+            self._dispatch()
 
 
 def _quietly(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object) -> None:
