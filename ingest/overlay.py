@@ -12,26 +12,26 @@ SHORTEST_PX = 256  # smaller pictures are enlarged by a whole factor to about th
 # against cold stays apart for all common kinds of colour blindness.
 _FOR = ((255, 237, 160), (254, 178, 76), (252, 78, 42), (189, 0, 38))
 _AGAINST = ((198, 219, 239), (107, 174, 214), (33, 113, 181), (8, 48, 107))
-_OPAQUE = 0.8  # of the strongest colour: the picture stays to be seen below it
-_FAINT = 0.7  # below 1: weak values are seen, too
+_OPAQUE = 0.85  # of the strongest colour: the picture stays to be seen below it
 _FADED = (70, 215)  # black and white of the picture below: both colours are seen on both
 
 
-def overlay(picture: Image.Image, heat: NDArray[np.floating], smooth_px: float = 0.0) -> bytes:
+def overlay(picture: Image.Image, heat: NDArray[np.floating], smooth_px: float = 0.0, full_from: float = 0.0) -> bytes:
     """A PNG of `picture`, gray and faded, under `heat`: what is above zero in warm colours, what is below in blue.
 
-    picture: in any size, upright. heat: finite (h, w), stretched over the whole picture; the strongest value, whatever
-    its size, gets the full colour, and zero leaves the picture as it is. smooth_px: how far heat is blurred first
-    (standard deviation, in places of `heat`).
+    picture: in any size, upright. heat: finite (h, w), stretched over the whole picture; the strongest value gets the full
+    colour, and zero leaves the picture as it is. smooth_px: how far heat is blurred first (standard deviation, in places
+    of `heat`). full_from: where values have a meaning by themselves, the least that may get the full colour, so that
+    next to nothing is not drawn as much.
     """
     base = _sized(picture).convert("L")
     black, white = _FADED
     gray = black + np.asarray(base, np.float32)[..., None] / 255 * (white - black)  # (H, W, 1)
     values = smoothed(heat.astype(np.float32), smooth_px)
-    values /= float(np.abs(values).max()) or 1.0
+    values /= max(float(np.abs(values).max()), full_from) or 1.0
     wide = Image.fromarray(values).resize(base.size, Image.Resampling.BICUBIC)
     strength = np.clip(np.asarray(wide), -1.0, 1.0)  # (H, W)
-    alpha = _OPAQUE * np.abs(strength)[..., None] ** _FAINT
+    alpha = _OPAQUE * np.abs(strength)[..., None]
     colour = np.where(strength[..., None] > 0, _ramp(_FOR, strength), _ramp(_AGAINST, -strength))
     drawn = Image.fromarray(np.rint(gray * (1 - alpha) + colour * alpha).astype(np.uint8))
     file = io.BytesIO()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from search.classifier import Served
-from search.occlusion import Occlusion
+from search.occlusion import TELLING, Occlusion
 from search.space import Json
 
 # Between the blank picture and the picture. Doubled until the sum holds: where a softmax saturates, most of the change lies
@@ -32,21 +32,29 @@ class NoLayerError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Explanation:
+class Attribution:
     """heat: (side, side), packed pixels; above zero speaks for the label, below zero against it.
 
-    label, predicted: places among the model's labels; score, predicted_score: of these. delta: by how much `heat` fails to
-    add up, where a method promises that it does. details: what else the method has to say. smooth_px: for drawing.
+    details: what else the method has to say. delta: by how much `heat` fails to add up, where a method promises that it
+    does. smooth_px, full_from: how `ingest.overlay` is to draw it.
     """
 
     heat: NDArray[np.float64]
+    details: Mapping[str, Json]
+    delta: float | None = None
+    smooth_px: float = 0.0
+    full_from: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Explanation:
+    """label, predicted: places among the model's labels. score, predicted_score: of these."""
+
     label: int
     score: float
     predicted: int
     predicted_score: float
-    delta: float | None
-    details: Mapping[str, Json]
-    smooth_px: float
+    found: Attribution
 
 
 def explain(
@@ -65,20 +73,17 @@ def explain(
     score = float(scores[label])
     match method:
         case "integrated_gradients":
-            heat, delta, details, smooth_px = _integrated_gradients(served, picture, label, score)
+            found = _integrated_gradients(served, picture, label, score)
         case "grad_cam":
-            heat, delta, details, smooth_px = _grad_cam(served, picture, label)
+            found = _grad_cam(served, picture, label)
         case "occlusion":
-            heat, delta, details, smooth_px = _occlusion(served, picture, label, score, options)
+            found = _occlusion(served, picture, label, score, options)
         case _:
             raise ValueError(f"method {method!r} is none of integrated_gradients, grad_cam, occlusion")
-    return Explanation(heat, label, score, predicted, float(scores[predicted]), delta, details, smooth_px)
+    return Explanation(label, score, predicted, float(scores[predicted]), found)
 
 
-_Answer = tuple[NDArray[np.float64], float | None, dict[str, Json], float]
-
-
-def _integrated_gradients(served: Served, picture: NDArray[np.uint8], label: int, score: float) -> _Answer:
+def _integrated_gradients(served: Served, picture: NDArray[np.uint8], label: int, score: float) -> Attribution:
     """How much each pixel adds to the score on the straight way from a picture in the mean colour of the training pictures.
 
     Summed over the channels; all pixels together add up to the difference of the two scores but for `delta`, which the
@@ -101,11 +106,11 @@ def _integrated_gradients(served: Served, picture: NDArray[np.uint8], label: int
             break
         steps *= 2
     heat = parts[0].sum(-1).detach().double().numpy()
-    details: dict[str, Json] = {"steps": steps, "baseline_score": score - float(heat.sum()) + delta}
-    return heat, delta, details, len(picture) / _SMOOTH
+    details = {"steps": steps, "baseline_score": score - float(heat.sum()) + delta}
+    return Attribution(heat, details, delta, smooth_px=len(picture) / _SMOOTH)
 
 
-def _grad_cam(served: Served, picture: NDArray[np.uint8], label: int) -> _Answer:
+def _grad_cam(served: Served, picture: NDArray[np.uint8], label: int) -> Attribution:
     """The maps of the last layer with an extent in space, weighted by how much the label's logit hangs on each.
 
     Only what speaks for the label; the highest value is 1. Where the model averages over the mirror image, the two
@@ -120,13 +125,12 @@ def _grad_cam(served: Served, picture: NDArray[np.uint8], label: int) -> _Answer
     side = len(picture)
     wide = LayerAttribution.interpolate(whole, (side, side), "bilinear")
     heat = wide[0, 0].detach().double().numpy()
-    cells = list(maps.shape[2:])
-    return heat / (heat.max() or 1.0), None, {"layer": name, "layer_size": cells}, 0.0
+    return Attribution(heat / (heat.max() or 1.0), {"layer": name, "layer_size": list(maps.shape[2:])})
 
 
 def _occlusion(
     served: Served, picture: NDArray[np.uint8], label: int, score: float, options: Mapping[str, Any]
-) -> _Answer:
+) -> Attribution:
     """How far the score drops when a pixel is covered: see `search.occlusion`."""
     plan = Occlusion.of(len(picture), **options)
     cover, size = plan.cover(picture), _batch(picture)
@@ -136,7 +140,8 @@ def _occlusion(
             copies = torch.from_numpy(plan.copies(picture, cover, first, size))
             scores.append(served(copies)[:, label].double())
     heat = plan.heat(score - torch.cat(scores).numpy())
-    return heat, None, {"patch": plan.patch, "stride": plan.stride, "fill": plan.fill}, plan.stride / 2
+    details = {"patch": plan.patch, "stride": plan.stride, "fill": plan.fill}
+    return Attribution(heat, details, smooth_px=plan.stride / 2, full_from=TELLING)
 
 
 def last_spatial_layer(served: Served, pixels: Tensor) -> tuple[str, nn.Module]:

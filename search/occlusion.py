@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ingest.overlay import smoothed
 
 COPIES_MAX = 1024  # of one picture: bounds what a request may cost
+TELLING = 0.05  # a drop of the score from which on it is drawn in full colour
 _PATCHES_ACROSS = 6  # by default a patch has this share of the side: a sixth
 
 Fill = Literal["mean", "blur"]

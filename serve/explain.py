@@ -18,7 +18,7 @@ from ingest.errors import UnreadableImageError
 from ingest.limits import Limits
 from ingest.overlay import LONGEST_PX, overlay
 from ingest.preprocess import preview
-from search.occlusion import Occlusion, OcclusionError
+from search.occlusion import TELLING, Occlusion, OcclusionError
 from serve.capacity import Capacity, Room
 from serve.inputs import INLINE_BYTES, VALUES_MAX, Layout, decoded_base64, layout_of, read_form, some_picture, values_in
 from serve.predictor import unreadable_picture, while_client_waits
@@ -133,7 +133,7 @@ class Explainer:
                 label = predicted if label is None else label
                 drops = whole[label] - await self._covered(loaded, plan, packed, label)
                 heat = plan.heat(drops)
-                drawn = await self._in_thread(lambda: overlay(shown, heat, smooth_px=plan.stride / 2))
+                drawn = await self._in_thread(lambda: overlay(shown, heat, plan.stride / 2, TELLING))
         return Explained(label, predicted, float(whole[label]), plan, plan.grid(heat), drawn)
 
     async def _covered(

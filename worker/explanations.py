@@ -46,19 +46,20 @@ def run(context: Context, job: Job, held: Held) -> None:
     held.report(stage="explaining", method=payload["method"])
     label = None if payload["label"] is None else model.labels.index(payload["label"])
     try:
-        found = explain(served_model(model, weights), packed, payload["method"], label, payload["options"])
+        explained = explain(served_model(model, weights), packed, payload["method"], label, payload["options"])
     except (OcclusionError, NoLayerError) as error:
         raise RefusedJobError(str(error)) from error
     held.report(stage="drawing", method=payload["method"])
+    found = explained.found
     made = explanations.Made(
-        label=model.labels[found.label],
-        score=found.score,
-        predicted=model.labels[found.predicted],
-        predicted_score=found.predicted_score,
+        label=model.labels[explained.label],
+        score=explained.score,
+        predicted=model.labels[explained.predicted],
+        predicted_score=explained.predicted_score,
         grid=[[_rounded(value) for value in row] for row in found.heat.tolist()],
         delta=found.delta,
         details=found.details,
-        overlay=overlay(shown, found.heat, found.smooth_px),
+        overlay=overlay(shown, found.heat, found.smooth_px, found.full_from),
     )
     with context.sessions.begin() as session:
         kept = explanations.keep(session, job, _model(session, payload), made)

@@ -27,6 +27,13 @@ def test_what_speaks_for_it_is_warm_what_speaks_against_it_is_blue_and_the_rest_
     assert plain[0] == plain[1] == plain[2]
 
 
+def test_next_to_nothing_is_not_drawn_as_much_where_values_have_a_meaning() -> None:
+    heat = np.full((8, 8), 0.001)
+    png = overlay(GRAY, heat, full_from=0.05)
+    pixels = np.asarray(Image.open(io.BytesIO(png))).astype(int)
+    assert np.ptp(pixels, axis=2).max() < 10 < np.ptp(drawn(GRAY, heat), axis=2).min()
+
+
 def test_no_heat_leaves_the_picture_alone() -> None:
     pixels = drawn(GRAY, np.zeros((3, 3)))
     assert len(np.unique(pixels)) == 1

@@ -5,6 +5,7 @@ from functools import cache
 from random import Random
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from captum.attr import LayerGradCam
@@ -15,8 +16,9 @@ from search.classifier import Classifier, Served
 from search.data import Images
 from search.device import Device
 from search.explain import DELTA_MAX, NoLayerError, explain, last_spatial_layer
-from search.export import served_of
-from search.occlusion import OcclusionError
+from search.export import served_of, to_onnx
+from search.occlusion import Occlusion, OcclusionError
+from search.runtime import INPUT, OUTPUT
 from search.space import Recipe
 from search.spaces.stages import Genes, Stage, StagesSpace
 from search.train import train
@@ -54,7 +56,8 @@ def pictures() -> Images:
 
 
 @cache
-def trained() -> Served:
+def trained_twice() -> tuple[Served, bytes]:
+    """The network in torch and as ONNX."""
     space = StagesSpace(pictures().shape())
     genotype = Genes(
         stem_kernel=3,
@@ -66,7 +69,13 @@ def trained() -> Served:
     ).to_genotype()
     done = train(space, genotype, pictures(), Fidelity(epochs=4), seed=1, device=Device.cpu())
     assert done.metrics["accuracy"] == 1.0
-    return served_of(space, genotype, done.weights, mirror_at_test=True)
+    return served_of(space, genotype, done.weights, mirror_at_test=True), to_onnx(
+        space, genotype, done.weights, packed_side=SIDE, mirror_at_test=True, labels=pictures().labels
+    )
+
+
+def trained() -> Served:
+    return trained_twice()[0]
 
 
 def coloured() -> NDArray[np.int64]:
@@ -84,29 +93,29 @@ def share(heat: NDArray[np.float64]) -> float:
 def test_what_decides_a_label_is_where_most_of_the_mass_lies(method: str) -> None:
     shares = []
     for row in coloured()[:10]:
-        found = explain(trained(), pictures().pixels[row], method, None, {})
-        assert found.heat.shape == (SIDE, SIDE)
-        assert found.label == found.predicted == pictures().targets[row]
-        assert found.score == found.predicted_score > 0.5
-        shares.append(share(found.heat))
+        told = explain(trained(), pictures().pixels[row], method, None, {})
+        assert told.found.heat.shape == (SIDE, SIDE)
+        assert told.label == told.predicted == pictures().targets[row]
+        assert told.score == told.predicted_score > 0.5
+        shares.append(share(told.found.heat))
     assert np.mean(shares) > 0.6, shares
 
 
 def test_integrated_gradients_add_up_to_the_difference_of_the_scores() -> None:
     for row in coloured()[:5]:
         for label in (0, 1):
-            found = explain(trained(), pictures().pixels[row], "integrated_gradients", label, {})
-            assert found.delta is not None
-            assert abs(found.delta) <= DELTA_MAX
-            assert found.heat.sum() - found.delta == pytest.approx(
-                found.score - float(found.details["baseline_score"]), abs=1e-5
+            told = explain(trained(), pictures().pixels[row], "integrated_gradients", label, {})
+            assert told.found.delta is not None
+            assert abs(told.found.delta) <= DELTA_MAX
+            assert told.found.heat.sum() - told.found.delta == pytest.approx(
+                told.score - float(told.found.details["baseline_score"]), abs=1e-5
             )
 
 
 def test_what_speaks_for_one_label_speaks_against_the_others() -> None:
     picture = pictures().pixels[coloured()[0]]
     for method in ("integrated_gradients", "occlusion"):
-        heats = [explain(trained(), picture, method, label, {}).heat for label in range(3)]
+        heats = [explain(trained(), picture, method, label, {}).found.heat for label in range(3)]
         assert np.abs(heats).max() > 1e-3
         assert np.allclose(sum(heats), 0, atol=1e-4), method  # scores add up to one, so what one loses others gain
 
@@ -117,12 +126,22 @@ def test_the_temperature_and_the_mirror_image_are_part_of_what_is_explained() ->
     assert float(trained().classifier.temperature) != 1.0
     with torch.inference_mode():
         expected = trained()(torch.from_numpy(picture[None].copy()))[0]
-    found = explain(trained(), picture, "occlusion", 1, {"patch": 8, "stride": 8})
-    assert found.score == pytest.approx(float(expected[1]), abs=1e-6)
-    assert dict(found.details) == {"patch": 8, "stride": 8, "fill": "mean"}
+    told = explain(trained(), picture, "occlusion", 1, {"patch": 8, "stride": 8})
+    assert told.score == pytest.approx(float(expected[1]), abs=1e-6)
+    assert dict(told.found.details) == {"patch": 8, "stride": 8, "fill": "mean"}
     for method in METHODS:
-        one, other = (explain(trained(), each, method, 0, {}).heat for each in (picture, picture[:, ::-1].copy()))
+        one, other = (explain(trained(), each, method, 0, {}).found.heat for each in (picture, picture[:, ::-1].copy()))
         assert np.allclose(one, other[:, ::-1], atol=1e-3 * np.abs(one).max()), method
+
+
+def test_occlusion_finds_the_same_through_onnx_runtime() -> None:
+    picture = pictures().pixels[coloured()[0]]
+    session = onnxruntime.InferenceSession(trained_twice()[1], providers=["CPUExecutionProvider"])
+    plan = Occlusion.of(SIDE)
+    copies = plan.copies(picture, plan.cover(picture), 0, plan.count)
+    (scores,) = session.run([OUTPUT], {INPUT: np.concatenate([picture[None], copies])})
+    heat = plan.heat(scores[0, 0] - scores[1:, 0])
+    assert np.allclose(heat, explain(trained(), picture, "occlusion", 0, {}).found.heat, atol=1e-4)
 
 
 @pytest.mark.parametrize("mirror", [False, True])
@@ -136,10 +155,10 @@ def test_every_space_has_a_layer_for_grad_cam_and_is_explained_by_all_methods(na
         mean, deviation = torch.full((3,), 100.0), torch.full((3,), 50.0)
         served = Served(Classifier.around(network, SHAPE.classes, mean, deviation, 16, 16), mirror)
         for method in METHODS:
-            found = explain(served, picture, method, 2, {})
-            assert found.heat.shape == (16, 16)
-            assert np.isfinite(found.heat).all()
-        height, width = explain(served, picture, "grad_cam", 2, {}).details["layer_size"]
+            told = explain(served, picture, method, 2, {})
+            assert told.found.heat.shape == (16, 16)
+            assert np.isfinite(told.found.heat).all()
+        height, width = explain(served, picture, "grad_cam", 2, {}).found.details["layer_size"]
         assert height * width > 1
 
 
@@ -157,7 +176,7 @@ def test_a_network_without_maps_and_a_patch_that_does_not_fit_are_refused() -> N
     served = Served(Classifier.around(flat, 5, ones, ones, 16, 16), False)
     with pytest.raises(NoLayerError, match="take occlusion or integrated_gradients"):
         explain(served, picture, "grad_cam", None, {})
-    assert explain(served, picture, "integrated_gradients", None, {}).delta is not None
+    assert explain(served, picture, "integrated_gradients", None, {}).found.delta is not None
     with pytest.raises(OcclusionError, match="may have 1 to 16"):
         explain(served, picture, "occlusion", None, {"patch": 17})
     with pytest.raises(ValueError, match="none of integrated_gradients"):
