@@ -181,7 +181,11 @@ async def _answer(service: Service, route: Route, request: Request) -> Response:
             version = route.choose(request_id)
             ask = oip_tensors.ask_of(inference, preprocessing_of(version), version.spoken)
             try:
-                scores = await service.predictor.scores(version, ask, request.receive)
+                async with asyncio.timeout(inference.timeout_us and inference.timeout_us / 1e6):
+                    scores = await service.predictor.scores(version, ask, request.receive)
+            except TimeoutError:
+                late = f"the scores were not there within the timeout of {inference.timeout_us:,} µs that was asked for"
+                raise ProblemError(504, "deadline-passed", late) from None
             except ProblemError as problem:
                 if problem.status == 422:
                     raise wrong(problem.detail) from None

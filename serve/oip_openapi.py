@@ -21,6 +21,7 @@ REFUSALS = {
     "415": "The body is packed in a way that is not accepted.",
     "500": "The model cannot be used; `error` says which and why.",
     "503": "Too much is in work, or the database does not answer; Retry-After says when to try again.",
+    "504": "The scores were not there within the `timeout` that was asked for.",
 }
 REQUEST = {
     "id": "order-7",

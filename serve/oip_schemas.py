@@ -39,7 +39,9 @@ class InferRequest(_Wire):
     id: str | None = Field(None, max_length=1024, description="comes back, and decides who answers in a split")
     model_name: str | None = Field(None, description="may stand here, too; the URL decides")
     model_version: str | None = Field(None, description="may stand here, too; the URL decides")
-    parameters: Parameters | None = Field(None, description="`binary_data_output`: all outputs after the JSON")
+    parameters: Parameters | None = Field(
+        None, description="`binary_data_output`: all outputs after the JSON; `timeout`: a deadline, in microseconds"
+    )
     inputs: list[InferInput] = Field(min_length=1, max_length=16)
     outputs: list[InferOutput] | None = Field(None, max_length=16)
 

@@ -39,6 +39,7 @@ class Inference:
 
     pixels: the packed elements of UINT8 in the order of `shape`; pictures: the files of BYTES. One of them is there.
     classes: how many best labels are wanted; 0 for all scores as FP32. binary: whether they go behind the JSON.
+    timeout_us: how long the scores may take; None for as long as the service allows.
     """
 
     id: str | None
@@ -47,6 +48,7 @@ class Inference:
     pictures: tuple[bytes, ...]
     classes: int
     binary: bool
+    timeout_us: int | None
 
 
 def read(body: bytes, header_length: str | None) -> Inference:
@@ -68,6 +70,7 @@ def read(body: bytes, header_length: str | None) -> Inference:
             detail += f"; binary data behind the JSON needs the header {HEADER}, the length of the JSON in bytes"
         raise wrong(detail) from None
     classes, binary = _wanted(asked)
+    timeout_us = _timeout(asked.parameters)
     names = [given.name for given in asked.inputs]
     if names != [INPUT]:
         raise wrong(f"the inputs are {_shown(names)}; the model has one input, {INPUT!r}")
@@ -76,13 +79,13 @@ def read(body: bytes, header_length: str | None) -> Inference:
     count = _count(given)
     if given.datatype == "BYTES":
         pictures = _elements(data, count) if isinstance(data, bytes) else _decoded(_flat(data, given.shape))
-        return Inference(asked.id, tuple(given.shape), None, pictures, classes, binary)
+        return Inference(asked.id, tuple(given.shape), None, pictures, classes, binary, timeout_us)
     pixels = data if isinstance(data, bytes) else _packed(_flat(data, given.shape))
     if len(pixels) != math.prod(given.shape):
         raise wrong(
             f"the input {INPUT!r} has {len(pixels):,} bytes of binary data; UINT8 {given.shape} has {math.prod(given.shape):,}"
         )
-    return Inference(asked.id, tuple(given.shape), pixels, (), classes, binary)
+    return Inference(asked.id, tuple(given.shape), pixels, (), classes, binary, timeout_us)
 
 
 def ask_of(inference: Inference, preprocessing: Preprocessing, model: str) -> Ask:
@@ -180,6 +183,14 @@ def _flag(parameters: Parameters | None, name: str, default: bool) -> bool:
     if not isinstance(value, bool):
         raise wrong(f"the parameter {name} is {_shown(value)}; it must be true or false")
     return value
+
+
+def _timeout(parameters: Parameters | None) -> int | None:
+    """Triton's parameter `timeout`, in microseconds; 0 for none."""
+    value = (parameters or {}).get("timeout", 0)
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise wrong(f"the parameter timeout is {_shown(value)}; it must be a number of microseconds, 0 for no deadline")
+    return value or None
 
 
 def _no_shared_memory(parameters: Parameters, tensor: str) -> None:

@@ -161,6 +161,11 @@ def test_wrong_json_says_what_is_wrong_with_which_field(store: Store, serving: S
             {"inputs": [tensor()], "parameters": {"binary_data_output": 1}},
             ("binary_data_output is 1", "true or false"),
         ),
+        "a timeout of text": (
+            {"inputs": [tensor()], "parameters": {"timeout": "1 s"}},
+            ('timeout is "1 s"', "microseconds"),
+        ),
+        "a timeout of -1": ({"inputs": [tensor()], "parameters": {"timeout": -1}}, ("timeout is -1",)),
         "shared memory": (
             {"inputs": [tensor(data=None, parameters={"shared_memory_region": "r", "shared_memory_byte_size": 1})]},
             ("'images'", "shared memory, which is not offered"),
@@ -386,3 +391,20 @@ def test_a_client_that_leaves_is_not_worked_for(store: Store, serving: Serving) 
             impatient.sendall(request)
         eventually(lambda: gone() == before + 1, 5)
         assert client.post("/v2/models/heavy/infer", json={"inputs": [tensor()]}).status_code == 200
+
+
+def test_a_request_that_has_a_deadline_ends_with_it_and_its_pictures_are_left(store: Store, serving: Serving) -> None:
+    store.model("heavy", heavy_network(width=64, depth=8), side=64)
+    body = {"inputs": [tensor(shape=[64], data=[FILE] * 64)], "parameters": {"timeout": 1000}}
+
+    def runs() -> float:
+        return REGISTRY.get_sample_value("netwright_predict_batch_size_count") or 0.0
+
+    with serving(Capacity(batch_max=1)) as client:
+        url = "/v2/models/heavy/infer"
+        assert client.get("/v2/models/heavy/ready").status_code == 200
+        before = runs()
+        refused(client.post(url, json=body), 504, "the timeout of 1,000 µs")
+        ample = {"inputs": [tensor()], "parameters": {"timeout": 60_000_000}}
+        assert client.post(url, json=ample).status_code == 200
+        assert runs() - before < 20
