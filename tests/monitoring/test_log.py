@@ -187,7 +187,17 @@ def test_the_sweep_deletes_what_is_too_old_with_its_pictures_and_all_of_a_delete
             .values(at=datetime.now(UTC) - timedelta(days=2, minutes=1))
         )
         session.execute(text("INSERT INTO feedback SELECT deployment_id, request_id, item, label, at FROM request_log"))
+        minute = {"minute": datetime.now(UTC) - timedelta(days=3)}
+        session.execute(
+            text(
+                "INSERT INTO traffic_minutes SELECT deployment_id, :minute, process, 1, 0, 0, '{}' FROM traffic_minutes"
+                " LIMIT 1"
+            ),
+            minute,
+        )
     watched.sweep()
+    with watched.context.sessions() as session:
+        assert session.scalar(text("SELECT count(*) FROM traffic_minutes WHERE minute <= :minute"), minute) == 0
     left = {entry["id"] for entry in watched.get("/requests", page_size=500)["items"]}
     assert left == {entry["id"] for entry in requests} - {entry["id"] for entry in old}
     with watched.context.sessions() as session:
