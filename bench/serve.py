@@ -219,8 +219,9 @@ def free_port() -> int:
 @contextmanager
 def process(command: list[str], ready: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A server in a process group of its own, from its first answer at `ready` to its end."""
+    said = tempfile.TemporaryFile()  # noqa: SIM115  # of the server; read only when it does not come up
     running = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **environment}, process_group=0, stdout=subprocess.DEVNULL
+        command, cwd=ROOT, env={**os.environ, **environment}, process_group=0, stdout=said, stderr=said
     )
     try:
         deadline = time.monotonic() + 90
@@ -230,7 +231,10 @@ def process(command: list[str], ready: str, **environment: str) -> Iterator[subp
                     break
             except OSError:
                 if running.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"{' '.join(command)} does not answer at {ready}") from None
+                    said.seek(0)
+                    raise SystemExit(
+                        f"{' '.join(command)} does not answer at {ready}:\n{said.read().decode()}"
+                    ) from None
                 time.sleep(0.1)
         yield running
     finally:
@@ -240,6 +244,7 @@ def process(command: list[str], ready: str, **environment: str) -> Iterator[subp
         except subprocess.TimeoutExpired:
             os.killpg(running.pid, signal.SIGKILL)
             running.wait()
+        said.close()
 
 
 @contextmanager
