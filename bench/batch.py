@@ -144,7 +144,7 @@ class Bench:
             if sent:
                 self.context.objects.put(source["key"], self.archive)
             key, version = (source["key"], None) if sent else (None, self.version)
-            batch = batches.create(session, self.model, source, 5, version=version, upload_key=key)
+            batch = batches.create(session, batches.Answering(self.model), source, 5, version=version, upload_key=key)
         worker.run(self.context, batch.job_id, "bench")
         with self.context.sessions.begin() as session:
             job = jobs.get(session, batch.job_id)

@@ -32,7 +32,16 @@ class NewPart:
     seconds: float
 
 
-def answering(session: Session, deployment: str) -> Model:
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Who answers: a model and the precision of its file. deployment: the name that stood for it."""
+
+    model: Model
+    precision: str = "fp32"
+    deployment: str | None = None
+
+
+def behind(session: Session, deployment: str) -> Answering:
     """The model behind a deployment.
 
     Raises NotFoundError; ConflictError for one that is undeployed or splits its requests: a batch has one model.
@@ -48,16 +57,16 @@ def answering(session: Session, deployment: str) -> Model:
             f"the deployment {found.name!r} splits its requests among {names}; name one of them as `model`: "
             "one network answers a whole batch"
         )
-    return found.targets[0].model
+    (target,) = found.targets
+    return Answering(target.model, target.precision, found.name)
 
 
 def create(
     session: Session,
-    model: Model,
+    answering: Answering,
     source: Mapping[str, Any],
     top_k: int,
     *,
-    deployment: str | None = None,
     version: DatasetVersion | None = None,
     upload_key: str | None = None,
 ) -> BatchPrediction:
@@ -71,10 +80,11 @@ def create(
     batch = BatchPrediction(
         id=batch_id,
         job_id=job.id,
-        model_id=model.id,
-        model_name=model.name,
-        model_number=model.number,
-        deployment=deployment,
+        model_id=answering.model.id,
+        model_name=answering.model.name,
+        model_number=answering.model.number,
+        precision=answering.precision,
+        deployment=answering.deployment,
         version_id=None if version is None else version.id,
         source=dict(source),
         top_k=top_k,

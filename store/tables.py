@@ -590,6 +590,9 @@ class BatchPrediction(Base):
     model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id", ondelete="SET NULL"))
     model_name: Mapped[str]  # stays when the model is deleted
     model_number: Mapped[int]
+    precision: Mapped[str] = mapped_column(
+        server_default="fp32"
+    )  # of the file that answers: as the deployment's target
     deployment: Mapped[str | None]  # the name that was given for the model
     version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id", ondelete="SET NULL"))
     source: Mapped[Json]  # kind: dataset, upload or uris, and what tells which
@@ -600,6 +603,7 @@ class BatchPrediction(Base):
 
     __table_args__ = (
         CheckConstraint("top_k > 0", "top_k"),
+        CheckConstraint("precision IN ('fp32', 'int8')", "precision"),
         CheckConstraint("source ->> 'kind' IN ('dataset', 'upload', 'uris')", "source"),
         Index(None, "model_id"),
         Index(None, "version_id"),

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from ingest.errors import ImportRefusedError, ReportLine
 from ingest.manifest import Split
 from ingest.preprocess import Preprocessing
-from store import batches, blobs, datasets
+from store import batches, blobs, datasets, exports
 from store.batches import NewPart
 from store.errors import CorruptBlobError
 from store.tables import BatchPart, BatchPrediction, DatasetVersion, Example, Job, Model
@@ -99,12 +99,24 @@ def _read(session: Session, batch_id: str) -> _Asked:
         total = session.scalar(counted if split is None else counted.where(Example.split == split))
     try:
         preprocessing = Preprocessing.from_json(model.preprocessing)
-        onnx = blobs.get(session, model.onnx_sha256)
+        onnx = blobs.get(session, _file(session, batch, model))
     except (CorruptBlobError, ValueError) as error:
         raise RefusedJobError(f"the model {_spoken(model)} cannot be used: {error}") from error
     written = batches.parts(session, batch.id)
     done, errors = sum(part.rows for part in written), sum(part.errors for part in written)
     return _Asked(batch, model, preprocessing, onnx, version, len(written), done, errors, total)
+
+
+def _file(session: Session, batch: BatchPrediction, model: Model) -> bytes:
+    """The SHA-256 of the ONNX file that answers."""
+    if batch.precision == "fp32":
+        return model.onnx_sha256
+    int8 = exports.newest_int8(session, model.id)
+    if int8 is None:
+        raise RefusedJobError(
+            f"the {exports.INT8} export of the model {_spoken(model)} was deleted before it could answer"
+        )
+    return int8.sha256
 
 
 def _split(batch: BatchPrediction) -> int | None:

@@ -63,20 +63,20 @@ def create_batch_prediction(
     A data set's pictures are asked about as they were uploaded. Addresses have to be of places that the operator lists
     (NETWRIGHT_BATCH_SOURCES; by default there are none). The model cannot be deleted before the batch has ended.
     """
-    model = chosen(work, new.model, new.deployment)
+    answering = chosen(work, new.model, new.deployment)
     source, version = read_source(work, new.source, runtime_of(request).settings)
-    batch = batches.create(work, model, source, new.top_k, deployment=new.deployment, version=version)
+    batch = batches.create(work, answering, source, new.top_k, version=version)
     noted(work, caller.id, batch)
     response.headers["Location"] = link_to("batch_predictions", batch.id)
     return batch_views(work, [batch])[0]
 
 
-def chosen(session: Session, model: str | None, deployment: str | None) -> tables.Model:
+def chosen(session: Session, model: str | None, deployment: str | None) -> batches.Answering:
     """Raises NotFoundError, and ConflictError for a deployment that does not answer with one model."""
     if model is not None:
-        return models.get(session, model)
+        return batches.Answering(models.get(session, model))
     assert deployment is not None
-    return batches.answering(session, deployment)
+    return batches.behind(session, deployment)
 
 
 def read_source(
@@ -156,7 +156,7 @@ async def put_batch_prediction_data(
     def begin(session: Session) -> BatchPrediction:
         source = {"kind": "upload", "key": key, "size_bytes": size}
         answering = chosen(session, model, deployment)
-        batch = batches.create(session, answering, source, top_k, deployment=deployment, upload_key=key)
+        batch = batches.create(session, answering, source, top_k, upload_key=key)
         noted(session, caller.id, batch)
         return batch_views(session, [batch])[0]
 

@@ -92,6 +92,7 @@ class BatchPrediction(View):
         model="flowers-1",
         model_version=3,
         model_id="mo_0197c1d2e3f47a5b8c6d7e8f90a1b2c3",
+        precision="fp32",
         deployment=None,
         source={
             "kind": "dataset",
@@ -120,6 +121,7 @@ class BatchPrediction(View):
     model: str
     model_version: int
     model_id: str | None = Field(description="Null once the model is deleted.")
+    precision: Literal["fp32", "int8"] = Field(description="Of the file that answers, as the deployment's target says.")
     deployment: str | None = Field(description="The deployment that was named in place of a model.")
     source: Source
     top_k: int

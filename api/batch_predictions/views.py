@@ -33,6 +33,7 @@ def batch_view(batch: tables.BatchPrediction, rows: int, errors: int) -> BatchPr
         model=batch.model_name,
         model_version=batch.model_number,
         model_id=batch.model_id,
+        precision=batch.precision,
         deployment=batch.deployment,
         source=Source(
             kind=source["kind"],

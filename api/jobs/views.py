@@ -19,6 +19,8 @@ def job_view(job: tables.Job) -> Job:
         links["evaluation"] = link_to("models", job.result["model_id"], "evaluations", job.result["evaluation_id"])
     if job.kind == "explanation" and job.result is not None:
         links["explanation"] = link_to("models", job.result["model_id"], "explanations", job.result["explanation_id"])
+    if job.kind == "batch_prediction":
+        links["batch_prediction"] = link_to("batch_predictions", job.payload["batch_id"])
     error = None
     if job.error is not None:
         # A traceback is for the log and the operator, not for every reader of a job.

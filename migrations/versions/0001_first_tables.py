@@ -701,6 +701,7 @@ def upgrade() -> None:
         sa.Column("model_id", sa.Text(), nullable=True),
         sa.Column("model_name", sa.Text(), nullable=False),
         sa.Column("model_number", sa.BigInteger(), nullable=False),
+        sa.Column("precision", sa.Text(), server_default="fp32", nullable=False),
         sa.Column("deployment", sa.Text(), nullable=True),
         sa.Column("version_id", sa.Text(), nullable=True),
         sa.Column("source", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
@@ -709,6 +710,7 @@ def upgrade() -> None:
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
         sa.CheckConstraint("top_k > 0", name=op.f("ck_batch_predictions_top_k")),
+        sa.CheckConstraint("precision IN ('fp32', 'int8')", name=op.f("ck_batch_predictions_precision")),
         sa.CheckConstraint(
             "source ->> 'kind' IN ('dataset', 'upload', 'uris')", name=op.f("ck_batch_predictions_source")
         ),

@@ -72,7 +72,8 @@ def test_a_batch_is_asked_for_and_answered(client: TestClient, won: World) -> No
     assert batch["source"] == {
         "kind": "dataset", "dataset": "pets", "version": 1, "split": "test", "size_bytes": None, "count": None
     }  # fmt: skip
-    assert client.get(batch["links"]["job"]).json()["kind"] == "batch_prediction"
+    job = client.get(batch["links"]["job"]).json()
+    assert (job["kind"], job["links"]["batch_prediction"]) == ("batch_prediction", here)
     early = client.get(f"{here}/results")
     assert early.status_code == 409
     assert "is queued" in early.json()["detail"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from sqlalchemy import delete, select, update
@@ -19,11 +20,13 @@ from sqlalchemy.orm import Session
 from api.batch_predictions.results import Stored, stream
 from ingest.preprocess import Preprocessing, to_array
 from search.runtime import INPUT, OUTPUT
-from store import batches, datasets, jobs, leases, models
+from store import batches, blobs, datasets, deployments, jobs, leases, models
+from store.deployments import Target
 from store.errors import ConflictError, StaleError
+from store.ids import new_id
 from store.settings import Settings
 from store.states import JobState
-from store.tables import BatchPart, BatchPrediction, BlobChunk, Dataset, DoomedObject, Job, Model
+from store.tables import BatchPart, BatchPrediction, BlobChunk, Dataset, DoomedObject, Export, Job, Model
 from tests.support.linear import LABELS, SIDE, a_digit_reader, digit_reader
 from tests.support.pictures import digits_zip, png, some_digits
 from worker import batches as running
@@ -64,17 +67,18 @@ def of_dataset(context: Context, name: str = "digits", split: str | None = None,
     with context.sessions.begin() as session:
         version = datasets.require_version(session, datasets.get(session, name))
         source = {"kind": "dataset", "dataset": name, "version": version.number, "split": split}
-        return batches.create(session, models.get(session, model), source, 3, version=version).id
+        return batches.create(session, batches.Answering(models.get(session, model)), source, 3, version=version).id
 
 
-def of_archive(context: Context, archive: bytes, top_k: int = 3) -> str:
+def of_archive(context: Context, archive: bytes, deployment: str | None = None) -> str:
     """The id of a queued batch over an archive."""
     key = "uploads/pictures"
     context.objects.put(key, archive)
     with context.sessions.begin() as session:
         datasets.doom(session, [key], batches.PART_KEPT_FOR)
         source = {"kind": "upload", "key": key, "size_bytes": len(archive)}
-        return batches.create(session, reader(session), source, top_k, upload_key=key).id
+        answering = batches.Answering(reader(session)) if deployment is None else batches.behind(session, deployment)
+        return batches.create(session, answering, source, 3, upload_key=key).id
 
 
 def job_of(session: Session, batch_id: str) -> str:
@@ -386,3 +390,29 @@ def test_deleting_a_batch_says_what_it_frees_and_dooms_its_parts(context: Contex
         assert batches.delete(session, batches.get(session, batch_id)) == part.size_bytes > 0
         assert part.object_key in session.scalars(select(DoomedObject.key)).all()
         assert session.get(Job, job.id) is None
+
+
+def test_a_deployment_in_int8_answers_with_its_int8_file(context: Context) -> None:
+    network = onnx.load_from_string(digit_reader())
+    (bias,) = (value for value in network.graph.initializer if value.name == "bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.eye(10, dtype=np.float32)[3] * 1000, "bias"))  # tells the files apart
+    with context.sessions.begin() as session:
+        model = reader(session)
+        session.add(
+            Export(
+                id=new_id("export"), model_id=model.id, job_id=jobs.create(session, "export", {}).id, format="onnx-int8",
+                options={}, sha256=blobs.put(session, network.SerializeToString()), size_bytes=1, file_name="x",
+                media_type="x", report={},
+            )
+        )  # fmt: skip
+        deployments.create(session, "reader", [Target("reader", precision="int8")])
+    asked = [
+        of_archive(context, zipped({"a.png": png(some_digits(per_class=1)[0][0])}), deployment="reader") for _ in "ab"
+    ]
+    assert run(context, asked[0]).state is JobState.SUCCEEDED
+    assert [row["label"] for row in answers(context, asked[0])] == ["3"]
+    with context.sessions.begin() as session:
+        session.execute(delete(Export))
+    job = run(context, asked[1])
+    assert job.error is not None
+    assert job.error["message"] == "the onnx-int8 export of the model reader@1 was deleted before it could answer"
