@@ -13,7 +13,7 @@ TAGS = [
     {"name": "models", "description": "Trained networks, in numbered versions under a name."},
     {"name": "deployments", "description": "Names that answer predictions, and the models behind them."},
     {"name": "batch predictions", "description": "A model's answers to many pictures at once, as files."},
-    {"name": "jobs", "description": "Every other slow thing: imports, evaluations."},
+    {"name": "jobs", "description": "Every other slow thing: imports, evaluations, exports."},
     {"name": "operation", "description": "Keys, workers, usage, limits, audit, health."},
 ]
 

@@ -217,6 +217,15 @@ def test_the_choices_of_a_search_are_those_of_the_catalogue(header: str, choices
     assert {span(row[0]) for row in table(ROOT / "docs/concepts.md", header)} == set(choices)
 
 
+def test_the_formats_of_an_export_are_those_of_the_catalogue() -> None:
+    rows = table(ROOT / "docs/export.md", "| format | option | default | what it is |")
+    said = {span(name): {} if option == "–" else {span(option): default} for name, option, default, _ in rows}
+    assert said == {
+        name: {option.name: str(option.default).lower() for option in entry.options}
+        for name, entry in catalog.EXPORTS.items()
+    }
+
+
 def test_the_roles_are_those_of_the_code() -> None:
     assert [span(row[0]) for row in table(ROOT / "docs/security.md", "| role | may |")] == list(Role)
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from search.exports.folders import MEDIA_TYPE, UNPACKED, requirements, zipped
+from search.exports.folders import folder_of, requirements
 from search.exports.values import Data, Made, Subject
 from search.source import preprocessing_source
 
@@ -120,6 +120,4 @@ def docker(subject: Subject, _: Data | None, __: Mapping[str, Any]) -> Made:
         "requirements.txt": requirements("fastapi", "numpy", "onnxruntime", "pillow", "uvicorn"),
         "server.py": _SERVER,
     }
-    name = f"{subject.stem}-docker.zip"
-    program = UNPACKED.format(name=name, folder=subject.stem) + "\nfrom server import scores as answers\n"
-    return Made(zipped(subject.stem, files), name, MEDIA_TYPE, program)
+    return folder_of(f"{subject.stem}-docker", files, "from server import scores as answers\n")

@@ -6,17 +6,23 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version as installed
 
-MEDIA_TYPE = "application/zip"
+from search.exports.values import Made
+
 _MADE = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can say: when a file was packed tells nothing of what it is
 _READABLE = 0o644 << 16
 
-# The beginning of a program that answers from a folder: unpacked into the working directory, and first to import from.
-UNPACKED = """
+_UNPACKED = """
 import sys, zipfile
 
 zipfile.ZipFile({name!r}).extractall(".")
 sys.path.insert(0, {folder!r})
 """
+
+
+def folder_of(folder: str, files: Mapping[str, bytes | str], program: str) -> Made:
+    """The zip of a folder. program: defines `answers`; it runs beside the unpacked folder and imports from it first."""
+    name = f"{folder}.zip"
+    return Made(zipped(folder, files), name, "application/zip", _UNPACKED.format(name=name, folder=folder) + program)
 
 
 def zipped(folder: str, files: Mapping[str, bytes | str]) -> bytes:

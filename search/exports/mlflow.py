@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from importlib.metadata import version as installed
 from typing import Any
 
-from search.exports.folders import MEDIA_TYPE, UNPACKED, listed, requirements, zipped
+from search.exports.folders import folder_of, listed, requirements
+from search.exports.onnx_files import PROGRAM
 from search.exports.values import Data, Made, Subject
 
 MLFLOW_VERSION = "3.0.0"  # whose format it is
@@ -44,15 +45,6 @@ build_dependencies:
 dependencies:
 - -r requirements.txt
 """
-_ANSWER = """
-import onnxruntime
-
-session = onnxruntime.InferenceSession({path!r}, providers=["CPUExecutionProvider"])
-
-
-def answers(images):
-    return session.run(["scores"], {{"images": images}})[0]
-"""
 
 
 def mlflow(subject: Subject, _: Data | None, __: Mapping[str, Any]) -> Made:
@@ -78,9 +70,8 @@ def mlflow(subject: Subject, _: Data | None, __: Mapping[str, Any]) -> Made:
         "python_env.yaml": _PYTHON_ENV.format(python=python),
         "requirements.txt": f"mlflow>={MLFLOW_VERSION}\n" + requirements("numpy", "onnx", "onnxruntime"),
     }
-    name = f"{subject.stem}-mlflow.zip"
-    program = UNPACKED.format(name=name, folder=subject.stem) + _ANSWER.format(path=f"{subject.stem}/model.onnx")
-    return Made(zipped(subject.stem, files), name, MEDIA_TYPE, program)
+    folder = f"{subject.stem}-mlflow"
+    return folder_of(folder, files, PROGRAM.format(name=f"{folder}/model.onnx"))
 
 
 def _tensor(dtype: str, *shape: int) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from search.exports.folders import MEDIA_TYPE, UNPACKED, listed, requirements, zipped
+from search.exports.folders import folder_of, listed, requirements
 from search.exports.fresh import run_alone
 from search.exports.values import Data, Made, Subject
 
@@ -110,11 +110,9 @@ def safetensors(subject: Subject, _: Data | None, __: Mapping[str, Any]) -> Made
     """
     files: dict[str, bytes | str] = {"weights.safetensors": subject.weights, "genotype.json": genotype(subject)}
     folder = f"{subject.stem}-weights"
-    name = f"{folder}.zip"
     source = f"open({f'{folder}/model.py'!r}, 'w', encoding='utf-8').write({subject.source!r})\n"
     weights = f"{folder}/weights.safetensors"
-    program = UNPACKED.format(name=name, folder=folder) + source + _ANSWER_MODEL.format(weights=weights)
-    return Made(zipped(folder, files), name, MEDIA_TYPE, program)
+    return folder_of(folder, files, source + _ANSWER_MODEL.format(weights=weights))
 
 
 def python(subject: Subject, _: Data | None, __: Mapping[str, Any]) -> Made:
@@ -135,10 +133,8 @@ def python(subject: Subject, _: Data | None, __: Mapping[str, Any]) -> Made:
         "requirements.txt": requirements("numpy", "pillow", "safetensors", "torch"),
         "README.md": readme,
     }
-    name = f"{subject.stem}-python.zip"
-    weights = f"{subject.stem}/weights.safetensors"
-    program = UNPACKED.format(name=name, folder=subject.stem) + _ANSWER_MODEL.format(weights=weights)
-    return Made(zipped(subject.stem, files), name, MEDIA_TYPE, program)
+    folder = f"{subject.stem}-python"
+    return folder_of(folder, files, _ANSWER_MODEL.format(weights=f"{folder}/weights.safetensors"))
 
 
 def genotype(subject: Subject) -> str:

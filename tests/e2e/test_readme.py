@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from search import catalog
 from tests.support.pages import checkout, paste, steps
 from tests.support.pictures import png, some_digits
 from tests.support.service import ROOT, Service, running_service
@@ -110,6 +112,39 @@ def test_every_line_of_evaluation_works_when_pasted(
     (listed,) = (json.loads(output) for line, output in printed.items() if line.endswith('/reader/evaluations"'))
     assert [evaluation["split"] for evaluation in listed["items"]] == ["validation", "test"]
     assert (folder / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_line_of_export_works_when_pasted(
+    service: Service, folder: Path, tour: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("PORT", str(free.getsockname()[1]))
+    lines = steps(ROOT / "docs/export.md")
+    printed = list(zip(lines, paste(lines, folder, service), strict=True))
+    served = json.loads(tour[-1][1])["predictions"][0]
+
+    (taken,) = (output.splitlines() for line, output in printed if "def take(" in line)
+    assert [line.split()[0] for line in taken] == [
+        "any-size.onnx", "int8.onnx", "reader.pt2", "safetensors.zip", "python.zip", "docker.zip", "mlflow.zip",
+    ]  # fmt: skip
+    assert all(float(line.split()[-1]) < 1e-3 for line in taken)
+    (by_docker,) = (json.loads(output) for line, output in printed if "/predict?top_k=3" in line)
+    (by_command,) = (json.loads(output) for line, output in printed if "predict.py seven.png" in line)
+    (by_onnx,) = (output.split() for line, output in printed if '"reader.onnx")' in line)
+    (by_module,) = (output.split() for line, output in printed if "import model\n" in line)
+    answers = [
+        (by_docker["predictions"][0]["label"], by_docker["predictions"][0]["score"]),
+        (by_command["label"], by_command["scores"][by_command["label"]]),
+        (by_onnx[0], float(by_onnx[1])),
+        (by_module[0], float(by_module[1])),
+    ]
+    for label, score in answers:
+        assert (label, score) == (served["label"], pytest.approx(served["score"], abs=1e-3))
+    exports = service.get("/v1/models/reader/exports")["items"]
+    assert {export["format"] for export in exports} == set(catalog.EXPORTS)
+    (inside,) = (export["report"]["preprocessing"] for export in exports if export["options"].get("preprocessing"))
+    assert (inside["pictures_from"], inside["max_pixel_difference"]) == ("the data set's files", 0)
 
 
 def test_every_line_of_the_quickstart_works_when_pasted(service: Service, tmp_path: Path) -> None:

@@ -220,17 +220,15 @@ def test_a_folder_is_packed_alike_each_time_and_answers_as_the_model(format: str
     with zipfile.ZipFile(io.BytesIO(made.content)) as archive:
         archive.extractall(tmp_path)
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-        assert {name.partition("/")[0] for name in archive.namelist()} == {
-            "digits-1-weights" if format == "safetensors" else "digits-1"
-        }
-    folder = tmp_path / "digits-1"
+        (folder,) = {tmp_path / name.partition("/")[0] for name in archive.namelist()}
+    assert made.name == f"{folder.name}.zip"
     if format == "mlflow":
         about = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))
         assert about["metadata"]["labels"] == ODD_LABELS
     if format in {"python", "mlflow"}:
         assert json.loads((folder / "labels.json").read_text("utf-8")) == ODD_LABELS
     if format == "safetensors":
-        about = json.loads((tmp_path / "digits-1-weights/genotype.json").read_text("utf-8"))
+        about = json.loads((folder / "genotype.json").read_text("utf-8"))
         assert (about["labels"], about["genotype"]) == (ODD_LABELS, answer.genotype.to_json())
 
 
@@ -254,13 +252,13 @@ def test_the_exported_server_answers_pictures_and_refuses_what_is_none(tmp_path:
     answer = trained_digits()
     made = export(subject(), Data(answer.images), "docker", {})
     zipfile.ZipFile(io.BytesIO(made.content)).extractall(tmp_path)
-    assert "COPY requirements.txt" in (tmp_path / "digits-1/Dockerfile").read_text()
+    assert "COPY requirements.txt" in (tmp_path / "digits-1-docker/Dockerfile").read_text()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen(
         [sys.executable, "-I", "-m", "uvicorn", "server:app", "--app-dir", ".", "--port", str(port)],
-        cwd=tmp_path / "digits-1",
+        cwd=tmp_path / "digits-1-docker",
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
