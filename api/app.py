@@ -27,6 +27,7 @@ import api.limits.routes
 import api.models.routes
 import api.monitoring.routes
 import api.searches.routes
+import api.sessions.routes
 import api.usage.routes
 import api.workers.routes
 from api.envelope import Envelope
@@ -86,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
         api.batch_predictions.routes.streamed,
         api.jobs.routes.router,
         api.keys.routes.router,
+        api.sessions.routes.router,
         api.workers.routes.router,
         api.usage.routes.router,
         api.limits.routes.router,

@@ -3,7 +3,9 @@
 import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated
 
 from anyio import CancelScope
@@ -11,49 +13,58 @@ from anyio.to_thread import run_sync
 from fastapi import Depends, Header, Security
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
-from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBearer
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 
 from api.runtime import runtime_of
-from store import audit, keys
+from store import audit
 from store.keys import Role
-from web.credentials import secret_of, too_weak, unknown_key
+from web.credentials import COOKIE, authenticate, credential_of, too_weak, unknown_key
 from web.problems import Fault, ProblemError, invalid
 
-SECRET = re.compile(re.escape(keys.PREFIX) + r"[A-Za-z0-9_-]{43}")
 ETAG = re.compile(r'(?:W/)?"(?P<revision>[0-9]{1,18})(?:\.[0-9a-f]+)?"')
 
 bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="Authorization: Bearer nw_…")
 header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="api_key", description="X-API-Key: nw_…")
+cookie = APIKeyCookie(
+    name=COOKIE,
+    auto_error=False,
+    scheme_name="session",
+    description="The cookie of `POST /v1/session`, for browsers; changes need the header X-Requested-With beside it.",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The key behind a request."""
+    """The key behind a request. expires_at: when it, or the browser's session that stands for it, ends."""
 
     id: str
     name: str
     role: Role
+    expires_at: datetime | None
+    by_session: bool
 
 
 async def current_caller(
     request: Request,
     _bearer: Annotated[object, Security(bearer)],
     _header: Annotated[object, Security(header)],
+    _cookie: Annotated[object, Security(cookie)],
 ) -> Caller:
     """Who asks, read in a transaction of its own: a request may wait or stream long after it.
 
     Raises ProblemError: 401 without a good key, 429 for too many requests.
     """
-    secret = secret_of(request.headers)
-    if not SECRET.fullmatch(secret):
-        raise unknown_key()
+    credential = credential_of(request.headers, request.method)
     runtime = runtime_of(request)
 
     def identify(session: Session) -> Caller | None:
-        key = keys.authenticate(session, secret)
-        return None if key is None else Caller(key.id, key.name, Role(key.role))
+        found = authenticate(session, credential)
+        if found is None:
+            return None
+        key, expires_at = found
+        return Caller(key.id, key.name, Role(key.role), expires_at, credential.is_session)
 
     caller = await runtime.transact(identify)
     if caller is None:
@@ -77,6 +88,18 @@ async def unit_of_work(request: Request, _: Annotated[Caller, Depends(current_ca
     Comes after the caller is known, whose own transaction is over by then: a request never waits for a second
     connection while it holds one.
     """
+    async with transaction(request) as session:
+        yield session
+
+
+async def public_unit_of_work(request: Request) -> AsyncIterator[Session]:
+    """The same for a route that anybody may call."""
+    async with transaction(request) as session:
+        yield session
+
+
+@asynccontextmanager
+async def transaction(request: Request) -> AsyncIterator[Session]:
     runtime = runtime_of(request)
     async with runtime.slot():
         session, whole = runtime.sessions(), False
@@ -96,6 +119,7 @@ def end(session: Session, whole: bool) -> None:
 
 # By default FastAPI runs what follows `yield` when the answer has left: a failing commit would have answered 200.
 Work = Annotated[Session, Depends(unit_of_work, scope="function")]
+PublicWork = Annotated[Session, Depends(public_unit_of_work, scope="function")]
 
 
 def require(needed: Role) -> Callable[..., Awaitable[Caller]]:

@@ -33,7 +33,7 @@ SUMMARIES = {
     "304": "What If-None-Match names is still so.",
     "400": "The body is not valid JSON.",
     "401": "No key, or one that is not known, expired or revoked.",
-    "403": "The key's role may not do this.",
+    "403": "The key's role may not do this, or a page of another site may have sent it.",
     "404": "There is nothing of this name.",
     "406": "The answer is a stream of events, which the caller does not accept.",
     "409": "Not possible in the present state, or a name that is taken.",
@@ -101,7 +101,7 @@ def refusals(path: str, method: str, operation: dict[str, Any]) -> dict[str, Any
     """The responses that a route may give beside its own, by what it takes."""
     named = {parameter["name"] for parameter in operation.get("parameters", ())}
     statuses = {"422", "500", "503"}
-    if operation.get("security"):
+    if operation.get("security") or path == "/v1/session":
         statuses |= {"401", "403", "429"}
     if "{" in path or named & {"dataset", "search"}:
         statuses.add("404")
@@ -118,7 +118,7 @@ def refusals(path: str, method: str, operation: dict[str, Any]) -> dict[str, Any
         statuses.add("507")
     if path.endswith("/events"):
         statuses.add("406")
-    if not operation.get("security"):
+    if not operation.get("security") and not body:
         statuses -= {"422"}
     found = {
         status: {

@@ -1,6 +1,5 @@
 """Who may ask for predictions: API keys, remembered for a moment."""
 
-import hashlib
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from store import keys
 from store.database import Sessions
 from store.keys import Role
 from web import credentials
+from web.credentials import Credential
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +28,21 @@ class Keys:
         self._sessions = sessions
         self._known: Fresh[bytes, Caller | None] = Fresh(executor)
 
-    async def check(self, headers: Headers) -> Caller:
-        """Whoever holds the key that these headers carry. Raises ProblemError 401 or 403."""
-        secret = credentials.secret_of(headers)
-        if not secret.startswith(keys.PREFIX):
-            raise credentials.unknown_key()
+    async def check(self, headers: Headers, method: str) -> Caller:
+        """Whoever holds the key, or signed in with it, that these headers carry. Raises ProblemError 401 or 403."""
+        credential = credentials.credential_of(headers, method)
         # by digest, so that no secret stays in memory
-        caller = await self._known.get(hashlib.sha256(secret.encode()).digest(), lambda: self._read(secret))
+        caller = await self._known.get(keys.digest(credential.secret), lambda: self._read(credential))
         if caller is None or (caller.expires_at is not None and caller.expires_at <= datetime.now(UTC)):
             raise credentials.unknown_key()
         if not caller.role.covers(Role.PREDICTOR):
             raise credentials.too_weak(caller.role, Role.PREDICTOR)
         return caller
 
-    def _read(self, secret: str) -> Caller | None:
+    def _read(self, credential: Credential) -> Caller | None:
         with self._sessions.begin() as session:
-            key = keys.authenticate(session, secret)
-            return None if key is None else Caller(key.id, Role(key.role), key.expires_at)
+            found = credentials.authenticate(session, credential)
+            if found is None:
+                return None
+            key, expires_at = found
+            return Caller(key.id, Role(key.role), expires_at)

@@ -226,7 +226,7 @@ def _packed(content: bytes, header_length: int | None, accepted: str) -> Respons
 
 async def _entered(request: Request) -> Service:
     service: Service = request.app.state.service
-    await service.keys.check(request.headers)
+    await service.keys.check(request.headers, request.method)
     return service
 
 

@@ -76,7 +76,7 @@ def _operation(path: str, name: str, summary: str) -> dict[str, Any]:
         "tags": [TAG["name"]],
         "summary": summary,
         "operationId": name,
-        "security": [] if "/health/" in path else [{"bearer": []}, {"api_key": []}],
+        "security": [] if "/health/" in path else [{"bearer": []}, {"api_key": []}, {"session": []}],
         "parameters": [
             {"name": key, "in": "path", "required": True, "description": what, "schema": {"type": kind}}
             for key, (what, kind) in NAMED.items()

@@ -66,7 +66,7 @@ EXPLAINED = {
 
 def add_to(document: dict[str, Any]) -> None:
     """Adds the operations to predict and to explain, the Open Inference Protocol, and their schemas. `document` has the schema
-    Problem and the security schemes `bearer` and `api_key`."""
+    Problem and the security schemes `bearer`, `api_key` and `session`."""
     oip_openapi.add_to(document)
     kinds = [
         (PredictRequest, "validation"), (PredictReply, "serialization"),
@@ -97,7 +97,7 @@ def _predict(noun: str, parameter: str, what: str) -> dict[str, Any]:
             "With several targets, the request id decides which model answers: the same id, the same model."
         ),
         "operationId": f"predict_with_{parameter}",
-        "security": [{"bearer": []}, {"api_key": []}],
+        "security": [{"bearer": []}, {"api_key": []}, {"session": []}],
         "parameters": [
             {"name": parameter, "in": "path", "required": True, "description": what, "schema": {"type": "string"}},
             {
@@ -153,7 +153,7 @@ def _explain(noun: str, parameter: str, what: str) -> dict[str, Any]:
             "predictions; those of other requests go first. With `Accept: image/png` the answer is the picture alone."
         ),
         "operationId": f"explain_with_{parameter}",
-        "security": [{"bearer": []}, {"api_key": []}],
+        "security": [{"bearer": []}, {"api_key": []}, {"session": []}],
         "parameters": [
             {"name": parameter, "in": "path", "required": True, "description": what, "schema": {"type": "string"}},
             *(

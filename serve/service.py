@@ -75,7 +75,7 @@ async def counted(request: Request, kind: Kind, counter: Counter, find: Find, an
     route = None
     service: Service = request.app.state.service
     try:
-        await service.keys.check(request.headers)
+        await service.keys.check(request.headers, request.method)
         route = await find(service)
         target = target_of(route)
         reply = await answer(service, route, request)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from store.errors import ConflictError, NotFoundError
@@ -30,7 +30,7 @@ class Role(StrEnum):
         return order.index(self) <= order.index(needed)
 
 
-def _digest(secret: str) -> bytes:
+def digest(secret: str) -> bytes:
     # The secret has 256 random bits: a slow hash would protect nothing more.
     return hashlib.sha256(secret.encode()).digest()
 
@@ -42,7 +42,7 @@ def create_key(session: Session, name: str, role: Role, expires_at: datetime | N
         id=new_id("key"),
         name=name,
         role=role.value,
-        digest=_digest(secret),
+        digest=digest(secret),
         hint=secret[: len(PREFIX) + 4],
         expires_at=expires_at,
     )
@@ -53,10 +53,15 @@ def create_key(session: Session, name: str, role: Role, expires_at: datetime | N
 
 def authenticate(session: Session, secret: str) -> ApiKey | None:
     """The key of `secret` if it is known, not revoked and not expired; notes when it was used."""
+    return live_key(session, ApiKey.digest == digest(secret))
+
+
+def live_key(session: Session, which: ColumnElement[bool]) -> ApiKey | None:
+    """The one key of which `which` holds, if it is not revoked and not expired; notes when it was used."""
     unused = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.clock_timestamp() - USED_EVERY)
     found = session.execute(
         select(ApiKey, unused).where(
-            ApiKey.digest == _digest(secret),
+            which,
             ApiKey.revoked_at.is_(None),
             or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.clock_timestamp()),
         )

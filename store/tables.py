@@ -686,6 +686,17 @@ class ApiKey(Base):
     __table_args__ = (CheckConstraint("role IN ('admin', 'editor', 'viewer', 'predictor')", "role"),)
 
 
+class BrowserSession(Base):
+    """A browser that signed in with a key; it goes with its key."""
+
+    __tablename__ = "sessions"
+
+    digest: Mapped[bytes] = mapped_column(primary_key=True)  # SHA-256 of a token with 256 random bits
+    api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = created_column()
+    expires_at: Mapped[datetime]
+
+
 class IdempotentReply(Base):
     """The answer to a POST that carried an Idempotency-Key; kept for a day."""
 

@@ -17,15 +17,17 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import sessionmaker
 
 from netwright import engines
-from store import deployments, keys, migrate, models
+from store import browser_sessions, deployments, keys, migrate, models
 from store.database import engine_for
 from store.deployments import Target
 from store.keys import Role
 from store.settings import Settings
 from store.states import DeploymentState
+from store.tables import ApiKey
 from tests.serve.conftest import Serving, Store, eventually, running
 from tests.serve.networks import colour_network, picture
 from tests.support.service import ROOT
+from web.credentials import COOKIE
 
 URL = "/v1/deployments/colours/predict"
 SEEN_S = 1.3  # a second, and what a busy machine adds
@@ -265,3 +267,28 @@ def test_without_its_database_what_is_known_goes_on_and_the_rest_is_told_to_come
             assert answer.headers["retry-after"] == "2"
             assert client.get("/readyz").status_code == 503
             assert client.get("/healthz").status_code == 200
+
+
+def test_a_signed_in_browser_may_predict_until_it_signs_out_and_no_other_site_through_it(
+    store: Store, serving: Serving
+) -> None:
+    store.deploy("colours", store.model())
+    key, _ = store.key()
+    with store.sessions.begin() as session:
+        row = session.get(ApiKey, key)
+        assert row is not None
+        token, _ = browser_sessions.begin(session, row)
+    with serving() as client:
+        client.headers.pop("Authorization")
+        cookie = {"Cookie": f"{COOKIE}={token}"}
+
+        def status_with(headers: dict[str, str]) -> int:
+            return client.post(URL, content=picture(), headers=cookie | headers).status_code
+
+        ours = {"X-Requested-With": "dashboard"}
+        assert status_with(ours) == 200
+        assert status_with({}) == 403
+        assert status_with(ours | {"Sec-Fetch-Site": "cross-site"}) == 403
+        with store.sessions.begin() as session:
+            browser_sessions.end(session, token)
+        eventually(lambda: status_with(ours) == 401, 2)

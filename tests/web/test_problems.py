@@ -11,8 +11,11 @@ from starlette.datastructures import Headers
 from store.errors import ConflictError, CorruptBlobError, NotFoundError, RefusedError, StaleError, StoreError
 from store.keys import Role
 from web import credentials
+from web.credentials import Credential
 from web.problems import HANDLERS, Fault, ProblemError, from_store, from_validation, invalid, quoted
 from web.requests import RequestIds
+
+KEY = "nw_" + "x" * 43
 
 
 class Budget(BaseModel):
@@ -130,10 +133,10 @@ def test_many_faults_are_counted_and_the_first_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"authorization": "Bearer nw_x"}, {"authorization": "bearer  nw_x "}, {"x-api-key": "nw_x"}]
+    "headers", [{"authorization": f"Bearer {KEY}"}, {"authorization": f"bearer  {KEY} "}, {"x-api-key": KEY}]
 )
 def test_a_key_may_come_in_either_header(headers: dict[str, str]) -> None:
-    assert credentials.secret_of(Headers(headers)) == "nw_x"
+    assert credentials.credential_of(Headers(headers), "GET") == Credential(KEY, is_session=False)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +144,7 @@ def test_a_key_may_come_in_either_header(headers: dict[str, str]) -> None:
 )
 def test_no_key_is_401_and_says_how_to_send_one(headers: dict[str, str]) -> None:
     with pytest.raises(ProblemError, match="X-API-Key") as caught:
-        credentials.secret_of(Headers(headers))
+        credentials.credential_of(Headers(headers), "GET")
     assert caught.value.status == 401
     assert "WWW-Authenticate" in caught.value.headers
 
