@@ -40,7 +40,8 @@ from web.requests import RequestIds
 
 DESCRIPTION = """Upload labelled pictures, get the best network for them, served.
 
-Every request but `/healthz` and `/readyz` carries a key: `Authorization: Bearer nw_…` or `X-API-Key: nw_…`.
+Every request but `/healthz` and `/readyz` carries a key: `Authorization: Bearer nw_…` or `X-API-Key: nw_…`; a browser
+that signed in (`POST /v1/session`) its cookie, and with changes the header `X-Requested-With`.
 Lists come in pages: `page_size`, and `page_token` from the `next_page_token` of the page before. A POST with an
 `Idempotency-Key` is carried out once. Single resources have an `ETag`: send it as `If-Match` to change only what you
 saw, as `If-None-Match` to be told only what is new. Slow things answer at once; `?wait=30` waits for their end, and

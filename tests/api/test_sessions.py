@@ -119,7 +119,7 @@ def test_no_other_site_can_sign_a_browser_in(browser: TestClient, secrets: dict[
     body = {"key": secrets["editor"]}
     assert browser.post("/v1/session", json=body, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
     assert browser.post("/v1/session", json=body, headers={"Origin": "http://evil.test"}).status_code == 403
-    assert browser.post("/v1/session", content=f'{{"key": "{secrets["editor"]}"}}').status_code == 422
+    assert browser.post("/v1/session", content=f'{{"key": "{secrets["editor"]}"}}').status_code == 415
 
 
 def test_a_token_is_no_key_and_stands_nowhere_in_the_clear(
