@@ -8,7 +8,7 @@ from ingest.preprocess import decode
 from search.data import Images
 from search.exports import compared_rows, export
 from search.exports.values import Data, RefusedError, Subject
-from store import blobs, exports
+from store import blobs, datasets, exports
 from store.errors import CorruptBlobError
 from store.tables import DatasetVersion, Example, Job, Model
 from worker.context import Context
@@ -90,7 +90,7 @@ def _data(context: Context, version: DatasetVersion, subject: Subject) -> Data:
         pixels += example.width * example.height
         if pixels > ORIGINAL_PIXELS:
             break
-        file = context.objects.read(version.shard_keys[example.shard], example.shard_offset, example.shard_length)
+        file = datasets.original(context.objects, version, example)
         image = np.asarray(decode(file, subject.channels, limits_of(context.settings)), np.uint8)
         originals.append(image.reshape(*image.shape[:2], subject.channels))
         packed.append(images.pixels[example.number])
