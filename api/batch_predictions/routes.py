@@ -151,20 +151,16 @@ async def put_batch_prediction_data(
         chosen(session, model, deployment)
 
     await runtime.transact(known)
-    key, size = await uploads.receive(request, runtime)
 
-    def begin(session: Session) -> BatchPrediction:
+    def begin(session: Session, key: str, size: int) -> BatchPrediction:
         source = {"kind": "upload", "key": key, "size_bytes": size}
         answering = chosen(session, model, deployment)
         batch = batches.create(session, answering, source, top_k, upload_key=key)
         noted(session, caller.id, batch)
         return batch_views(session, [batch])[0]
 
-    try:
-        batch = await runtime.transact(begin)
-    except BaseException:
-        await runtime.transact(lambda session: datasets.doom(session, [key]))
-        raise
+    async with uploads.received(request, runtime) as (key, size):
+        batch = await runtime.transact(partial(begin, key=key, size=size))
     await runtime.until(partial(is_over, job_id=batch.job), wait, request)
     response.headers["Location"] = link_to("batch_predictions", batch.id)
     return await runtime.transact(partial(read, batch_id=batch.id)) if wait else batch

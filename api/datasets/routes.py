@@ -163,9 +163,8 @@ async def put_dataset_data(
     runtime = runtime_of(request)
     uploads.check_declared(request, runtime)
     await runtime.transact(partial(refuse_early, reference=dataset, create=create))
-    key, size = await uploads.receive(request, runtime)
 
-    def begin(session: Session) -> Job:
+    def begin(session: Session, key: str, size: int) -> Job:
         found = find_or_create(session, dataset, task) if create else datasets.get(session, dataset)
         job = datasets.begin_import(session, found, key, options)
         datasets.spare(session, [key])
@@ -174,11 +173,8 @@ async def put_dataset_data(
         )
         return job_view(job)
 
-    try:
-        job = await runtime.transact(begin)
-    except BaseException:
-        await runtime.transact(lambda session: datasets.doom(session, [key]))
-        raise
+    async with uploads.received(request, runtime) as (key, size):
+        job = await runtime.transact(partial(begin, key=key, size=size))
     await runtime.until(partial(is_over, job_id=job.id), wait, request)
     response.headers["Location"] = link_to("jobs", job.id)
     return await runtime.transact(partial(read_job, job_id=job.id)) if wait else job

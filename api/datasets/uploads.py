@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import structlog
@@ -46,8 +47,9 @@ def empty() -> ProblemError:
     return ProblemError(422, "empty-upload", "the body is empty; send an archive of pictures: curl -T flowers.zip …")
 
 
-async def receive(request: Request, runtime: Runtime) -> tuple[str, int]:
-    """Stream the body into an object; returns its key and size.
+@asynccontextmanager
+async def received(request: Request, runtime: Runtime) -> AsyncIterator[tuple[str, int]]:
+    """Streams the body into an object; the block, which has its key and size, names it. What fails leaves no object.
 
     The key is doomed before the first byte is written: whatever happens to this process, the sweep clears up. Raises
     ProblemError: 413, 422 when empty; OSError when the disk is full; ClientDisconnect when the caller is gone.
@@ -67,7 +69,7 @@ async def receive(request: Request, runtime: Runtime) -> tuple[str, int]:
             raise empty()
 
     try:
-        return key, await runtime.objects.receive(key, pieces())
+        yield key, await runtime.objects.receive(key, pieces())
     except BaseException as error:
         # Also when this task is cancelled: what was written must not wait for two days.
         await asyncio.shield(runtime.transact(lambda session: datasets.doom(session, [key])))
