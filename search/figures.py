@@ -223,6 +223,23 @@ def _draws(count: int, resamples: int) -> Iterator[NDArray[np.int64]]:
         yield random.integers(0, count, (min(some, resamples - start), count))
 
 
+def _counted(
+    drawn: NDArray[np.int64],
+    places: NDArray[np.int64],
+    size: int,
+    weights: NDArray[np.bool_] | NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """How many pictures of each resample lie at each of `size` places, or what they weigh: float64 (resamples, size).
+
+    drawn: int64 (resamples, N), positions. places, weights: (N,) of the pictures.
+    """
+    row = np.arange(len(drawn))[:, None]
+    flat = np.bincount(
+        (places[drawn] + size * row).ravel(), None if weights is None else weights[drawn].ravel(), len(drawn) * size
+    )
+    return flat.astype(np.float64).reshape(len(drawn), size)
+
+
 def _resampled(targets: NDArray[np.int64], scores: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
     """The metrics that follow from each answer by itself, of RESAMPLES resamples: float64 (RESAMPLES,) each."""
     count, classes = scores.shape
@@ -235,18 +252,8 @@ def _resampled(targets: NDArray[np.int64], scores: NDArray[np.float32]) -> dict[
     bins, surplus = bins_of(sureness), sureness - hits
     parts: dict[str, list[NDArray[np.float64]]] = {}
     for drawn in _draws(count, RESAMPLES):
-        row = np.arange(len(drawn))[:, None]
-
-        def counted(places: NDArray[np.int64], weights: NDArray[np.generic] | None, size: int) -> NDArray[np.float64]:
-            flat = np.bincount(
-                (places[drawn] + size * row).ravel(),  # noqa: B023  called within the round
-                None if weights is None else weights[drawn].ravel(),  # noqa: B023
-                len(drawn) * size,  # noqa: B023
-            )
-            return flat.astype(np.float64).reshape(len(drawn), size)  # noqa: B023
-
-        truths, taken = counted(targets, None, classes), counted(guesses, None, classes)
-        right = counted(targets, hits, classes)
+        truths, taken = _counted(drawn, targets, classes), _counted(drawn, guesses, classes)
+        right = _counted(drawn, targets, classes, hits)
         seen = truths > 0
         with np.errstate(invalid="ignore", divide="ignore"):
             recall = np.where(seen, right / truths, np.nan)
@@ -258,7 +265,7 @@ def _resampled(targets: NDArray[np.int64], scores: NDArray[np.float32]) -> dict[
             "macro_f1": np.nanmean(f1, 1),
             "weighted_f1": np.nansum(f1 * truths, 1) / count,
             "log_loss": losses[drawn].mean(1),
-            "ece": np.abs(counted(bins, surplus, CALIBRATION_BINS + 1)).sum(1) / count,
+            "ece": np.abs(_counted(drawn, bins, CALIBRATION_BINS + 1, surplus)).sum(1) / count,
         }
         for name, value in values.items():
             parts.setdefault(name, []).append(value)
