@@ -22,12 +22,12 @@ from netwright.server import Composed
 from serve import log
 from serve.app import create_app as create_serve
 from serve.capacity import Capacity
-from store import blobs, keys
-from store.ids import new_id
+from store import keys
 from store.keys import Role
 from store.settings import Settings
-from store.tables import DatasetVersion, Job, Model
+from store.tables import DatasetVersion, Job
 from tests.support.pictures import png, some_digits
+from tests.support.rows import a_model
 from tests.support.trained import PER_CLASS, trained_digits
 from tests.support.versions import digits_version
 from tests.worker.conftest import WORKER
@@ -91,14 +91,7 @@ class Watched:
         """A further version of the trained network, under `name`; returns its id."""
         with self.context.sessions.begin() as session:
             version = session.scalars(select(DatasetVersion)).one()
-            number = len(session.scalars(select(Model.id).where(Model.name == name)).all()) + 1
-            model = Model(
-                id=new_id("model"), name=name, number=number, version_id=version.id, genotype={}, description="small",
-                source="", preprocessing=version.preprocessing, labels=version.labels, metrics={},
-                weights_sha256=blobs.put(session, b"weights"), onnx_sha256=blobs.put(session, trained_digits().onnx), parity=0.0,
-                params=0, flops=0, size_bytes=len(trained_digits().onnx), lineage={},
-            )  # fmt: skip
-            session.add(model)
+            model = a_model(session, name, trained_digits().onnx, version.labels, version.preprocessing, version.id)
         return model.id
 
 

@@ -10,20 +10,19 @@ from datetime import datetime
 import httpx
 import pytest
 import uvicorn
-from sqlalchemy import func, select
 
 from ingest.preprocess import Preprocessing
 from serve.app import create_app
 from serve.capacity import Capacity
-from store import aliases, blobs, deployments, exports, jobs, keys, leases, models
+from store import aliases, deployments, exports, jobs, keys, leases, models
 from store.database import Sessions
 from store.deployments import Target
-from store.ids import new_id
 from store.keys import Role
 from store.settings import Settings
 from store.states import JobState
-from store.tables import Job, Model
+from store.tables import Job
 from tests.serve.networks import LABELS, colour_network
+from tests.support.rows import a_model
 
 
 class Store:
@@ -44,26 +43,7 @@ class Store:
         """Registers the next version under `name`; returns its id."""
         document = colour_network(side) if onnx is None else onnx
         with self.sessions.begin() as session:
-            last = session.scalar(select(func.max(Model.number)).where(Model.name == name)) or 0
-            model = Model(
-                id=new_id("model"),
-                name=name,
-                number=last + 1,
-                genotype={},
-                description="a network of the tests",
-                source="",
-                preprocessing=Preprocessing(side, channels).to_json(),
-                labels=list(labels),
-                metrics={},
-                weights_sha256=blobs.put(session, b"weights"),
-                onnx_sha256=blobs.put(session, document),
-                parity=0.0,
-                params=0,
-                flops=0,
-                size_bytes=len(document),
-                lineage={},
-            )
-            session.add(model)
+            model = a_model(session, name, document, labels, Preprocessing(side, channels).to_json())
         return model.id
 
     def quantised(self, reference: str, onnx: bytes, **options: str) -> None:

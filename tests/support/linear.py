@@ -6,14 +6,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ingest.preprocess import Preprocessing
-from store import blobs
-from store.ids import new_id
 from store.tables import Model
 from tests.support.pictures import some_digits
+from tests.support.rows import a_model
 
 SIDE = 28
 LABELS = [str(label) for label in range(10)]
@@ -50,26 +48,4 @@ def digit_reader(side: int = SIDE) -> bytes:
 
 def a_digit_reader(session: Session, name: str = "reader", side: int = SIDE, labels: list[str] = LABELS) -> Model:
     """The next version of a model that reads digits."""
-    document = digit_reader(side)
-    last = session.scalar(select(func.max(Model.number)).where(Model.name == name)) or 0
-    model = Model(
-        id=new_id("model"),
-        name=name,
-        number=last + 1,
-        genotype={},
-        description="logistic regression",
-        source="",
-        preprocessing=Preprocessing(side, 1).to_json(),
-        labels=labels,
-        metrics={},
-        weights_sha256=blobs.put(session, b"weights"),
-        onnx_sha256=blobs.put(session, document),
-        parity=0.0,
-        params=7850,
-        flops=7850,
-        size_bytes=len(document),
-        lineage={},
-    )
-    session.add(model)
-    session.flush()
-    return model
+    return a_model(session, name, digit_reader(side), labels, Preprocessing(side, 1).to_json())

@@ -1,13 +1,15 @@
 """Rows for tests that are about something else."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from store import datasets, trials
+from store import blobs, datasets, trials
 from store.ids import new_id
 from store.states import SearchState
-from store.tables import Dataset, DatasetVersion, Search, Trial
+from store.tables import Dataset, DatasetVersion, Model, Search, Trial
 
 
 def a_version(session: Session, name: str = "flowers") -> tuple[Dataset, DatasetVersion]:
@@ -77,3 +79,37 @@ def a_trial(session: Session, search: Search, purpose: str = "explore") -> Trial
         warm_start_id=None,
         cost=None,
     )
+
+
+def a_model(
+    session: Session,
+    name: str,
+    onnx: bytes,
+    labels: Sequence[str],
+    preprocessing: Mapping[str, Any],
+    version_id: str | None = None,
+) -> Model:
+    """The next version under `name`, of a network that no search found."""
+    last = session.scalar(select(func.max(Model.number)).where(Model.name == name)) or 0
+    model = Model(
+        id=new_id("model"),
+        name=name,
+        number=last + 1,
+        version_id=version_id,
+        genotype={},
+        description="a network of the tests",
+        source="",
+        preprocessing=dict(preprocessing),
+        labels=list(labels),
+        metrics={},
+        weights_sha256=blobs.put(session, b"weights"),
+        onnx_sha256=blobs.put(session, onnx),
+        parity=0.0,
+        params=0,
+        flops=0,
+        size_bytes=len(onnx),
+        lineage={},
+    )
+    session.add(model)
+    session.flush()
+    return model

@@ -293,7 +293,8 @@ def test_a_cancelled_batch_keeps_what_it_had(context: Context, monkeypatch: pyte
         write(self)
         with context.sessions.begin() as session:
             jobs.request_cancel(session, job_of(session, batch_id))
-        time.sleep(0.5)  # several heartbeats
+        while self._held._stop is None:  # its heartbeat has not seen it yet
+            time.sleep(0.01)
 
     monkeypatch.setattr(running._Running, "_write", written_and_cancelled)
     job = run(context, batch_id)
